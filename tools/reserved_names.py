@@ -1,0 +1,91 @@
+"""Write includes/reserved_names.jinja: the names that a service's package cannot have, and why.
+
+    python tools/reserved_names.py PYTHON... --environment DIR    # writes the file
+
+Each PYTHON is an interpreter whose keywords and standard library are reserved; DIR is a rendered service whose
+environment is synced: the packages that it can import, and their distributions, are reserved too.
+"""
+
+import argparse
+import json
+import re
+import subprocess
+from collections.abc import Iterable
+from pathlib import Path
+
+TARGET = Path(__file__).parents[1] / "includes" / "reserved_names.jinja"
+
+PYTHON_NAMES = "import json, keyword, sys; print(json.dumps([keyword.kwlist, sorted(sys.stdlib_module_names)]))"
+
+ENVIRONMENT_NAMES = """
+import json
+from importlib.metadata import distributions, packages_distributions
+print(json.dumps([sorted(packages_distributions()), [d.metadata["Name"] for d in distributions()]]))
+"""
+
+
+def ask(python: str | Path, code: str) -> tuple[set[str], set[str]]:
+    """Run `code`, which prints two JSON lists of names, with that interpreter."""
+    first, second = json.loads(subprocess.check_output([python, "-c", code], text=True))
+    return set(first), set(second)
+
+
+def python_names(pythons: Iterable[str | Path]) -> tuple[set[str], set[str]]:
+    """The keywords and the standard-library modules of any of these interpreters."""
+    keywords: set[str] = set()
+    modules: set[str] = set()
+    for python in pythons:
+        more_keywords, more_modules = ask(python, PYTHON_NAMES)
+        keywords |= more_keywords
+        modules |= more_modules
+    return keywords, {name for name in modules if could_be_a_package(name)}
+
+
+def environment_names(service: Path, package: str) -> set[str]:
+    """The names that a module or a distribution in the environment of this service has, except its own."""
+    modules, distributions = ask(service / ".venv" / "bin" / "python", ENVIRONMENT_NAMES)
+    names = modules | {re.sub(r"[-_.]+", "_", name).lower() for name in distributions}
+    own = {package, f"{package}_chassis", "chassis"}
+    return {name for name in names - own if could_be_a_package(name)}
+
+
+def could_be_a_package(name: str) -> bool:
+    """Whether the other rules for a package name would let this one through."""
+    return re.fullmatch(r"[a-z][a-z0-9_]*", name) is not None
+
+
+def listing(name: str, words: Iterable[str]) -> str:
+    """One Jinja assignment of a list of words, wrapped at 110 columns."""
+    lines = [f"{{% set {name} = ["]
+    for word in sorted(words):
+        item = f'"{word}", '
+        if len(lines[-1]) + len(item) > 110 or len(lines) == 1:
+            lines.append("")
+        lines[-1] += item
+    return "\n".join([*(line.rstrip() for line in lines), "] %}"])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("pythons", nargs="+", metavar="PYTHON")
+    parser.add_argument("--environment", type=Path, required=True, metavar="DIR")
+    parser.add_argument("--package", default="my_service", help="the package of that service")
+    arguments = parser.parse_args()
+    keywords, modules = python_names(arguments.pythons)
+    installed = environment_names(arguments.environment, arguments.package) - modules
+    TARGET.write_text(
+        "\n".join(
+            [
+                "{#- Written by tools/reserved_names.py; tests/test_questions.py proves that it is complete. -#}",
+                listing("PYTHON_KEYWORDS", keywords),
+                listing("STANDARD_LIBRARY", modules),
+                listing("INSTALLED", installed),
+                "",
+            ]
+        ),
+        encoding="utf-8",
+    )
+
+
+if __name__ == "__main__":
+    main()
