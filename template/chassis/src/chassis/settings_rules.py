@@ -1,0 +1,126 @@
+"""What makes the value of a variable acceptable. Each function raises a `ValueError` that never quotes the value."""
+
+import ipaddress
+import re
+from itertools import pairwise
+from typing import Final
+from urllib.parse import parse_qs, unquote, urlsplit
+
+MIN_SECRET: Final = 16
+MIN_DATABASE_PASSWORD: Final = 12
+
+# Only words of six letters and more: a random secret does not contain one by accident.
+_EXAMPLE_WORDS: Final = (
+    "changeme replaceme example placeholder insecure secret password default dummyvalue development qwerty letmein "
+    "yourkey yourtoken keyhere tokenhere"
+).split()
+_HOST_LABEL: Final = re.compile(r"(?!-)[a-z0-9-]{1,63}(?<!-)")
+_ORIGIN: Final = re.compile(r"(https?)://(\[[0-9a-f:.]+\]|[a-z0-9.-]+)(?::([1-9][0-9]{0,4}))?")
+_DEFAULT_PORTS: Final = {"http": "80", "https": "443"}
+
+
+def is_loopback(host: str) -> bool:
+    """Whether `host`, a name or an address with or without brackets, is this machine."""
+    try:
+        return host == "localhost" or ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False
+
+
+def secret_weakness(value: str, minimum: int = MIN_SECRET) -> str | None:
+    """Say what makes `value` guessable, or None. Strong is what a generator made: long, varied, no words."""
+    plain = re.sub(r"[\W_]", "", value.lower())
+    if any(word in plain for word in _EXAMPLE_WORDS):
+        return "is an example, not a secret"
+    if len(value) < minimum:
+        return f"is too short: {minimum} characters at least"
+    steps = sum(ord(b) - ord(a) in (0, 1) for a, b in pairwise(value))
+    if len(set(value)) < 8 or value in (value + value)[1:-1] or steps > len(value) // 2:
+        return "is too easy to guess: make a random one"
+    return None
+
+
+def check_bind_address(host: str, *, loopback_only: bool) -> None:
+    """Refuse what is not an address to listen on; in development everything but this machine."""
+    if loopback_only and not is_loopback(host):
+        raise ValueError("must be a loopback address in development, such as 127.0.0.1")
+    if host != "localhost":
+        try:
+            ipaddress.ip_address(host)
+        except ValueError:
+            raise ValueError("must be an IP address, such as 0.0.0.0") from None
+
+
+def check_hosts(hosts: tuple[str, ...]) -> None:
+    """Refuse what is not an exact host name, IPv4 address or [IPv6 address]."""
+    for number, host in enumerate(hosts, 1):
+        if not _is_host(host):
+            raise ValueError(
+                f"must be exact host names with commas between them, no scheme, port or '*': entry {number} is not one"
+            )
+
+
+def check_origins(origins: tuple[str, ...], *, deployed: bool) -> None:
+    """Refuse what a browser would never send as an Origin; when deployed also plain http from elsewhere."""
+    for number, origin in enumerate(origins, 1):
+        match = _ORIGIN.fullmatch(origin)
+        if not match or not _is_host(match[2]) or int(match[3] or 0) > 65535:
+            raise ValueError(
+                "must be exact origins with commas between them, such as https://app.example.com, "
+                f"no path and no '*': entry {number} is not one"
+            )
+        if match[3] == _DEFAULT_PORTS[match[1]]:
+            raise ValueError(f"must leave out a scheme's own port, as browsers do: entry {number} has it")
+        if deployed and match[1] == "http" and not is_loopback(match[2]):
+            raise ValueError(f"must be https in staging and production: entry {number} is not")
+
+
+def _is_host(host: str) -> bool:
+    if host.startswith("["):
+        try:
+            return f"[{ipaddress.IPv6Address(host[1:-1])}]" == host
+        except ValueError:
+            return False
+    return len(host) <= 253 and all(_HOST_LABEL.fullmatch(label) for label in host.split("."))
+
+
+def check_database_url(url: str, *, deployed: bool, app_role: bool) -> None:
+    """Refuse a PostgreSQL URL that names no user or host; when deployed also plaintext and guessable passwords.
+
+    Deployed, the server's certificate must be verified (`sslmode=verify-full`), unless every host is this machine
+    (loopback or a Unix socket), where there is no wire to listen on: that is what lets one rehearse production.
+    With `app_role`, owners and superusers are refused.
+    """
+    if not url.startswith("postgresql://"):
+        raise ValueError("must be a URL that begins with postgresql://")
+    try:
+        parts = urlsplit(url)
+        options = parse_qs(parts.query, strict_parsing=bool(parts.query))
+    except ValueError:
+        raise ValueError("must be a well-formed URL: is a special character in the password not %-encoded?") from None
+    login, _, netloc = parts.netloc.rpartition("@")
+    user, _, password = (unquote(part) for part in login.partition(":"))
+    password = password or "".join(options.get("password", []))
+    hosts = [re.sub(r":\d*$", "", host) for host in netloc.split(",")]
+    hosts += [host for name in ("host", "hostaddr") for value in options.get(name, []) for host in value.split(",")]
+    hosts = [unquote(host) for host in hosts if host]
+    if not user or not hosts:
+        raise ValueError("must name a user and a host: postgresql://user:password@host:5432/database")
+    remote = not all(host.startswith("/") or is_loopback(host) for host in hosts)
+    problems: list[str] = []
+    if app_role and (user == "postgres" or user.endswith(("_migrator", "_backup"))):
+        problems.append("must have the app role as its user: row-level security does not hold for an owner or superuser")
+    if deployed and remote and set(options.get("sslmode", [])) != {"verify-full"}:
+        problems.append("must have sslmode=verify-full in staging and production, unless the host is this machine")
+    if deployed and remote and not password and not options.keys() & {"sslcert", "passfile"}:
+        problems.append("must have a password (or sslcert or passfile)")
+    weakness = secret_weakness(password, MIN_DATABASE_PASSWORD) if deployed and password else None
+    if weakness:
+        problems.append(f"has a password that {weakness}")
+    if problems:
+        raise ValueError("; ".join(problems))
+
+
+def database_user(url: str) -> str:
+    """The user of a URL that `check_database_url` accepted."""
+    return unquote(urlsplit(url).netloc.rpartition("@")[0].partition(":")[0])
