@@ -1,0 +1,141 @@
+"""Our half of the composition root: modules go in, an ASGI application comes out."""
+
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager
+from importlib.metadata import entry_points, version
+
+from fastapi import FastAPI
+from fastapi.dependencies.models import Dependant
+from fastapi.routing import APIRoute, RouteContext, iter_route_contexts
+from starlette.types import Receive, Scope, Send
+
+from chassis.data.heads import Heads
+from chassis.data.pool import Database
+from chassis.features import PACKAGE, PROJECT
+from chassis.http.edge import Edge
+from chassis.http.endpoints import Endpoint, compiled
+from chassis.http.errors import install_error_handlers
+from chassis.http.idempotency import documented as idempotent
+from chassis.http.routing import Routes
+from chassis.identity.development import DevelopmentPrincipals, nobody, permissions_by_role
+from chassis.identity.principal import Require, anybody
+from chassis.module import Listener, Module
+from chassis.observe import health, metrics
+from chassis.observe.redaction import allow_fields
+from chassis.settings import Settings
+
+_PREFIX = "/v1"
+_DOCS = ("/openapi.json", "/docs")
+_CLOSE_SECONDS = 5.0
+
+
+class BootRefused(Exception):
+    """The service is put together wrongly: every reason, one a line."""
+
+    def __init__(self, problems: Sequence[str]) -> None:
+        super().__init__("\n".join(problems))
+        self.problems = problems
+
+
+class Service(FastAPI):
+    """A FastAPI application whose routes all say who may call them, and are reached through the edge alone."""
+
+    settings: Settings
+    edge: Edge
+    database: Database
+    readiness: health.Readiness
+    version_info: health.Version
+
+    def __init__(self, settings_class: type[Settings], modules: Sequence[Module]) -> None:
+        super().__init__(
+            title=PROJECT,
+            version=version(PACKAGE),
+            openapi_url=_DOCS[0],
+            docs_url=_DOCS[1],
+            redoc_url=None,
+            swagger_ui_oauth2_redirect_url=None,
+            lifespan=_lifespan,
+        )
+        self.settings_class = settings_class
+        self.modules = modules
+        self.include_router(health.router)
+        for module in modules:
+            allow_fields(*module.log_fields)
+            if module.router is not None:
+                self.include_router(module.router, prefix=_PREFIX, tags=[module.name])
+        install_error_handlers(self)
+        self._endpoints = [(context, compiled(context)) for context in iter_route_contexts(self.routes)]
+        if problems := [problem for route in self._endpoints for problem in self._problems(*route)]:
+            raise BootRefused(problems)
+
+    def configure(self, settings: Settings) -> None:
+        """Put the service together for `settings`. Nothing connects before the lifespan starts."""
+        listeners: dict[type, list[Listener]] = {}
+        for module in self.modules:
+            for event, listener in module.listens.items():
+                listeners.setdefault(event, []).append(listener)
+        self.settings = settings
+        self.database = Database(settings, listeners)
+        self.readiness = health.Readiness(self.database, Heads.of_code())
+        self.version_info = health.Version(PROJECT, self.version, settings.revision)
+        authenticate = DevelopmentPrincipals(permissions_by_role(self.modules)) if settings.development_principals else nobody
+        self.edge = Edge(settings, self.database, self._routes(docs=settings.docs), super().__call__, authenticate)
+        metrics.build.labels(PROJECT, self.version, settings.revision).set(1)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        scope["app"] = self
+        await self.edge(scope, receive, send)
+
+    def _routes(self, *, docs: bool) -> Routes[Endpoint | None]:
+        routes: Routes[Endpoint | None] = Routes()
+        for context, endpoint in self._endpoints:
+            if docs or context.path not in _DOCS:
+                for method in context.methods or ():
+                    routes.add(context.path or "/", method, endpoint)
+        return routes
+
+    def _problems(self, context: RouteContext, endpoint: Endpoint | None) -> Iterator[str]:
+        if not isinstance(context.original_route, APIRoute):
+            if context.path not in _DOCS:
+                yield f"{context.path}: only routes of an APIRouter can be served"
+            return
+        name = f"{', '.join(sorted(context.methods or ()))} {context.path}"
+        known = {permission for module in self.modules for permission in module.permissions}
+        wanted = list(_dependencies(context.dependant))
+        permissions = {call.permission for call in wanted if isinstance(call, Require)}
+        if not permissions and anybody not in wanted:
+            yield f"{name}: say who may call it, with may(…) in its signature or dependencies=[public]"
+        for permission in sorted(permissions - known):
+            yield f"{name}: no module declares the permission '{permission}'"
+        if "{" in (context.path or "") and ":" in (context.path or ""):
+            yield f"{name}: say the type of a path parameter in the signature, not in the path"
+        if endpoint is None and idempotent in wanted:
+            yield f"{name}: Idempotent takes only plain parameters, one JSON body and async dependencies beside it"
+
+
+def _dependencies(dependant: Dependant) -> Iterator[object]:
+    for dependency in dependant.dependencies:
+        yield dependency.call
+        yield from _dependencies(dependency)
+
+
+@asynccontextmanager
+async def _lifespan(service: FastAPI) -> AsyncIterator[None]:
+    assert isinstance(service, Service)
+    await service.database.open()
+    try:
+        yield
+    finally:
+        await service.database.close(_CLOSE_SECONDS)
+
+
+def create_app(settings_class: type[Settings], modules: Sequence[Module]) -> Service:
+    """The service made of `modules`. Raises BootRefused, naming every route that nobody is allowed to call."""
+    return Service(settings_class, modules)
+
+
+def load_app() -> Service:
+    """The service that the project's entry point `app` in the group `chassis` names. Raises LookupError without one."""
+    for entry_point in entry_points(group="chassis", name="app"):
+        return entry_point.load()
+    raise LookupError("no entry point 'app' in the group 'chassis': run 'uv sync' in the project's folder")

@@ -1,0 +1,137 @@
+"""One request and its answer, from the first header to the access line."""
+
+import re
+from hashlib import blake2b
+from typing import TYPE_CHECKING, Any
+
+from starlette.types import Message, Receive, Scope, Send
+
+from chassis.http import strict_json
+from chassis.http.ids import new_id, trace_of
+from chassis.http.problems import too_large, unsupported_media_type
+from chassis.http.reply import Reply
+from chassis.identity.principal import Principal, check
+from chassis.observe.context import RequestContext
+
+if TYPE_CHECKING:
+    from chassis.http.edge import Edge
+
+_REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,128}")
+_JSON = re.compile(rb"application/(?:json|[a-z0-9.+-]+\+json)(?:\s*;\s*charset=\"?utf-8\"?)?\s*", re.IGNORECASE)
+
+
+class Exchange(RequestContext):
+    """What the edge and the handler share about one request."""
+
+    __slots__ = (
+        "_body", "_receive", "_replayed", "_send", "edge", "headers", "method", "path",
+        "principal", "route", "scope", "status", "transaction",
+    )  # fmt: skip
+
+    def __init__(self, edge: "Edge", scope: Scope, receive: Receive, send: Send) -> None:
+        self.edge = edge
+        self.scope = scope
+        self._receive = receive
+        self._send = send
+        self.method: str = scope["method"]
+        self.path: str = scope["path"]
+        # Of a header that was sent twice the last one counts; the edge has refused those where that would matter.
+        self.headers: dict[bytes, bytes] = dict(scope["headers"])
+        self.route = "unmatched"
+        self.status = 0
+        self.principal: Principal | None = None
+        self.transaction: Any = None
+        self._body: bytes | None = None
+        self._replayed = False
+        requested = self.headers.get(b"x-request-id")
+        trace_id = trace_of(self.headers.get(b"traceparent"))
+        usable = requested and _REQUEST_ID.fullmatch(requested)
+        super().__init__(requested.decode() if requested and usable else trace_id, trace_id, new_id(8))
+        scope["chassis.exchange"] = self
+
+    async def authorised(self, permission: str) -> Principal:
+        """The caller, if it has `permission`; the 401 or 403 problem otherwise."""
+        if self.principal is None:
+            self.principal = principal = await self.edge.authenticate(self)
+            if principal is not None:
+                self.tenant_id = principal.tenant_id
+                self.subject = principal.subject
+        return check(self.principal, permission)
+
+    async def body(self) -> bytes:
+        """The whole body; a 413 problem as soon as it is known to pass the limit."""
+        if self._body is None:
+            limit = self.edge.settings.max_body_bytes
+            declared = self.headers.get(b"content-length")
+            if declared is not None and int(declared) > limit:
+                raise too_large(limit)
+            message = await self._receive()
+            body: bytes = message.get("body", b"")
+            if message.get("more_body") or len(body) > limit:
+                body = await self._rest(body, limit)
+            self._body = body
+        return self._body
+
+    @property
+    def _unread(self) -> bool:
+        """Whether the client may still be sending: then the connection cannot serve another request."""
+        declared = self.headers.get(b"content-length", b"0")
+        return self._body is None and (declared != b"0" or b"transfer-encoding" in self.headers)
+
+    async def _rest(self, first: bytes, limit: int) -> bytes:
+        chunks, size, more = [first], len(first), True
+        while more:
+            if size > limit:
+                raise too_large(limit)
+            message = await self._receive()
+            chunk = message.get("body", b"")
+            chunks.append(chunk)
+            size += len(chunk)
+            more = message.get("more_body", False)
+        if size > limit:
+            raise too_large(limit)
+        return b"".join(chunks)
+
+    async def json(self) -> bytes:
+        """The body, which is one strict JSON text: 415 or 400 otherwise."""
+        if not _JSON.fullmatch(self.headers.get(b"content-type", b"")):
+            raise unsupported_media_type()
+        body = await self.body()
+        strict_json.check(body, self.edge.settings.max_json_depth)
+        return body
+
+    def cursor_key(self) -> bytes:
+        """What signs the cursors of this list: one that another list, tenant or caller was given does not fit."""
+        tenant = self.principal.tenant_id.bytes if self.principal else b""
+        return blake2b(self.route.encode() + tenant, key=self.edge.cursor_secret, digest_size=32).digest()
+
+    async def receive_again(self) -> Message:
+        """`receive` for FastAPI's own handlers: the body that the edge has read and measured."""
+        if self._replayed:
+            return await self._receive()
+        self._replayed = True
+        return {"type": "http.request", "body": await self.body(), "more_body": False}
+
+    async def write(self, reply: Reply) -> None:
+        """Write a whole answer."""
+        self.status = reply.status
+        headers = [*self.edge.headers_of(self), *reply.headers]
+        if reply.status != 204:
+            headers.append((b"content-type", reply.media_type))
+            headers.append((b"content-length", str(len(reply.body)).encode()))
+        if self._unread:
+            headers.append((b"connection", b"close"))
+        await self._send({"type": "http.response.start", "status": reply.status, "headers": headers})
+        await self._send({"type": "http.response.body", "body": b"" if self.method == "HEAD" else reply.body})
+
+    async def forward(self, message: Message) -> None:
+        """`send` for handlers that write themselves: settles the transaction first, then adds our headers."""
+        if message["type"] == "http.response.start":
+            if self.transaction is not None:
+                await self.transaction.settle(commit=message["status"] < 400)
+            self.status = message["status"]
+            theirs = list(message.get("headers", ()))
+            names = {name for name, _ in theirs}
+            ours = [header for header in self.edge.headers_of(self) if header[0] not in names]
+            message = {**message, "headers": [*ours, *theirs]}
+        await self._send(message)

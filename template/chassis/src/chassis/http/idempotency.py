@@ -1,0 +1,103 @@
+"""`Idempotency-Key`: a request that is sent again gets the first answer, and its effect happens once.
+
+draft-ietf-httpapi-idempotency-key-header. The key is written in the transaction of the effect itself: a crash between
+the two cannot happen, and two requests at the same time queue up behind the key's row. Only success is kept: after
+an error nothing happened, and the request may be sent again.
+"""
+
+import re
+from dataclasses import dataclass
+from hashlib import blake2b
+from typing import TYPE_CHECKING, Annotated
+
+import orjson
+from fastapi import Header
+from fastapi.params import Depends
+
+from chassis.data.queries import query
+from chassis.http.problems import Problem, bad_request
+from chassis.http.reply import Reply
+
+if TYPE_CHECKING:
+    from chassis.data.unit_of_work import UnitOfWork
+    from chassis.http.exchange import Exchange
+
+_KEY = re.compile(rb'"?[A-Za-z0-9._:-]{1,255}"?')
+
+
+@dataclass(frozen=True, slots=True)
+class _First:
+    fingerprint: bytes
+    status: int
+    headers: bytes
+    body: bytes
+
+
+_FIRST = query(
+    "idempotency.first",
+    _First,
+    "select fingerprint, status, headers, body from chassis.idempotency_keys where tenant_id = $1 and key_hash = $2",
+)
+
+
+class Once:
+    """One use of a key: `begin` the transaction with it, then either `replay` or `commit`."""
+
+    __slots__ = ("_fingerprint", "_key")
+
+    def __init__(self, exchange: "Exchange", body: bytes) -> None:
+        key = exchange.headers.get(b"idempotency-key")
+        if key is None:
+            raise bad_request("idempotency_key_missing", "Send an 'Idempotency-Key' header, such as a new UUID.")
+        if not _KEY.fullmatch(key):
+            raise bad_request(
+                "idempotency_key_malformed", "An Idempotency-Key has 1 to 255 letters, digits or any of '._:-'."
+            )
+        principal = exchange.principal
+        caller = principal.subject.bytes if principal else b""
+        self._key = _digest(exchange.method.encode(), exchange.route.encode(), caller, key.strip(b'"'))
+        self._fingerprint = _digest(exchange.path.encode(), exchange.scope["query_string"], body)
+
+    async def begin(self, db: "UnitOfWork") -> Reply | None:
+        """Begin the transaction and claim the key; returns the first answer when the key was used before."""
+        claimed = await db.begin(
+            "INSERT INTO chassis.idempotency_keys(tenant_id,key_hash,fingerprint) VALUES"
+            f"('{db.tenant_id}','\\x{self._key.hex()}','\\x{self._fingerprint.hex()}')ON CONFLICT DO NOTHING"
+        )
+        if claimed == "INSERT 0 1":
+            return None
+        first = await db.one(_FIRST, db.tenant_id, self._key)
+        await db.rollback()
+        if first.fingerprint != self._fingerprint:
+            raise Problem(
+                422, "idempotency_key_reused", "This Idempotency-Key was used for a different request: use a new one."
+            )
+        headers = tuple((name.encode(), value.encode()) for name, value in orjson.loads(first.headers))
+        return Reply(first.status, first.body, headers=(*headers, (b"idempotency-replayed", b"true")))
+
+    async def commit(self, db: "UnitOfWork", reply: Reply) -> None:
+        """Keep the answer beside the effect, and commit both."""
+        headers = orjson.dumps([(name.decode(), value.decode()) for name, value in reply.headers])
+        await db.commit(
+            f"UPDATE chassis.idempotency_keys SET status={reply.status:d},headers='\\x{headers.hex()}',"
+            f"body='\\x{reply.body.hex()}' WHERE tenant_id='{db.tenant_id}' AND key_hash='\\x{self._key.hex()}';"
+        )
+
+
+def _digest(*parts: bytes) -> bytes:
+    digest = blake2b(digest_size=32)
+    for part in parts:
+        digest.update(len(part).to_bytes(8))
+        digest.update(part)
+    return digest.digest()
+
+
+async def documented(
+    idempotency_key: Annotated[str, Header(description="Any text that is new for each order placed, such as a UUID.")],
+) -> None:
+    """For the OpenAPI document; the edge does the work."""
+    del idempotency_key
+
+
+Idempotent = Annotated[None, Depends(documented)]
+"""In a signature beside `Transaction`: the request needs an Idempotency-Key, and its repetition gets the first answer."""

@@ -1,0 +1,41 @@
+"""`ETag` and `If-Match` (RFC 9110 section 13, RFC 6585 section 3): nobody overwrites what they have not seen."""
+
+import re
+from typing import Annotated, Protocol, runtime_checkable
+
+from fastapi import Header
+from fastapi.params import Depends
+
+from chassis.http.problems import Problem, bad_request
+
+_ETAG = re.compile(r'"([0-9]{1,18})"')
+
+
+@runtime_checkable
+class Versioned(Protocol):
+    """What a handler returns to have an `ETag` sent: anything with a version that grows with every change."""
+
+    @property
+    def version(self) -> int: ...
+
+
+def etag_of(value: Versioned) -> bytes:
+    return b'"%d"' % value.version
+
+
+def changed() -> Problem:
+    """The 412 for a version that is not the latest any more."""
+    return Problem(412, "version_changed", "This was changed since you read it: read it again, then repeat the change.")
+
+
+async def _expected_version(if_match: Annotated[str | None, Header()] = None) -> int:
+    if if_match is None:
+        raise Problem(428, "if_match_missing", "Send 'If-Match' with the ETag that you read.")
+    match = _ETAG.fullmatch(if_match.strip())
+    if match is None:
+        raise bad_request("if_match_malformed", "'If-Match' takes the one ETag that you read, in its quotes.")
+    return int(match[1])
+
+
+ExpectedVersion = Annotated[int, Depends(_expected_version)]
+"""The version in `If-Match`: 428 without one, 400 when it is none of ours. `*` and lists are not taken."""

@@ -1,0 +1,108 @@
+"""Errors as RFC 9457 problem details: one shape for every error that a client can see.
+
+A problem says what the client did and what to do about it. It never carries what the client sent, nor anything
+of the inside: no stack trace, no SQL, no path.
+"""
+
+from collections.abc import Sequence
+from http import HTTPStatus
+from typing import Any
+
+import orjson
+
+from chassis.http.reply import Header, Reply
+
+MEDIA_TYPE = b"application/problem+json"
+
+
+class Problem(Exception):
+    """An answer other than success. Raise it anywhere below the edge; the edge writes it.
+
+    `code` is the stable name that a client's program may branch on; `detail` is for the person reading.
+    """
+
+    def __init__(
+        self,
+        status: int,
+        code: str,
+        detail: str,
+        *,
+        errors: Sequence[dict[str, Any]] = (),
+        headers: Sequence[Header] = (),
+    ) -> None:
+        super().__init__(code)
+        self.status = status
+        self.code = code
+        self.detail = detail
+        self.errors = errors
+        self.headers = headers
+
+    def reply(self, request_id: str) -> Reply:
+        """The problem as an answer that carries `request_id`, so that a person can quote it to support."""
+        members: dict[str, Any] = {
+            "type": "about:blank",
+            "title": HTTPStatus(self.status).phrase,
+            "status": self.status,
+            "code": self.code,
+            "detail": self.detail,
+            "request_id": request_id,
+        }
+        if self.errors:
+            members["errors"] = self.errors
+        return Reply(self.status, orjson.dumps(members), MEDIA_TYPE, tuple(self.headers))
+
+
+def bad_request(code: str, detail: str) -> Problem:
+    return Problem(400, code, detail)
+
+
+def unauthenticated() -> Problem:
+    """RFC 6750: what a request without a usable token gets."""
+    return Problem(
+        401,
+        "unauthenticated",
+        "This needs a valid access token: send it as 'Authorization: Bearer …'.",
+        headers=((b"www-authenticate", b"Bearer"),),
+    )
+
+
+def forbidden(permission: str) -> Problem:
+    return Problem(403, "forbidden", f"Your role does not include the permission '{permission}'.")
+
+
+def not_found() -> Problem:
+    return Problem(404, "not_found", "There is nothing here, or nothing that you may see.")
+
+
+def method_not_allowed(allowed: Sequence[str]) -> Problem:
+    allow = ", ".join(sorted(allowed))
+    return Problem(
+        405,
+        "method_not_allowed",
+        f"This address takes {allow}.",
+        headers=((b"allow", allow.encode()),),
+    )
+
+
+def too_large(limit: int) -> Problem:
+    return Problem(413, "body_too_large", f"The body may have at most {limit} bytes.")
+
+
+def unsupported_media_type() -> Problem:
+    return Problem(415, "unsupported_media_type", "Send 'Content-Type: application/json', encoded as UTF-8.")
+
+
+def headers_too_large(limit: int) -> Problem:
+    return Problem(431, "headers_too_large", f"The headers may have at most {limit} bytes together.")
+
+
+def internal() -> Problem:
+    return Problem(500, "internal_error", "Something failed on our side. Quote the request id to support.")
+
+
+def unavailable(code: str, detail: str, retry_after_seconds: int = 1) -> Problem:
+    return Problem(503, code, detail, headers=((b"retry-after", str(retry_after_seconds).encode()),))
+
+
+def deadline_exceeded() -> Problem:
+    return Problem(504, "deadline_exceeded", "The request took longer than is allowed, and was stopped.")

@@ -1,0 +1,29 @@
+"""What a business module tells the composition root about itself."""
+
+from collections.abc import Awaitable, Callable, Collection, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from fastapi import APIRouter
+
+if TYPE_CHECKING:
+    from chassis.data.queries import Query
+
+Listener = Callable[[Any, Any], Awaitable[None]]
+"""`async def on_order_placed(db: UnitOfWork, event: OrderPlaced) -> None`"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Module:
+    """One folder of business: `main.py` lists these, and nothing else of a module is known outside it."""
+
+    name: str
+    router: APIRouter | None = None
+    permissions: Mapping[str, Collection[str]] = field(default_factory=lambda: {})
+    """Permission to the roles that have it: `{"orders:read": ("owner", "admin", "member", "viewer")}`."""
+    listens: Mapping[type, Listener] = field(default_factory=lambda: {})
+    """Event type to what this module does about it, in the transaction of whoever emitted it."""
+    sample: "Query[Any] | None" = None
+    """SQL that fills this module's tables for the current tenant: $1 is how many rows. For development and plan tests."""
+    log_fields: Collection[str] = ()
+    """Names of text fields that this module's log lines may show."""
