@@ -32,4 +32,6 @@ class PublicFace(Contract):
         violations: list[Violation] = check.metadata["violations"]
         for importer, imported, line in violations:
             face = ".".join(imported.split(".")[:2])
-            output.print_error(f"{importer} imports {imported} (line {line}): import it from {face} instead.", bold=False)
+            output.print_error(
+                f"{importer} imports {imported} (line {line}): import it from {face} instead.", bold=False
+            )
