@@ -2,6 +2,7 @@
 
 from contextvars import ContextVar
 from dataclasses import dataclass
+from uuid import UUID
 
 
 @dataclass(slots=True)
@@ -14,8 +15,8 @@ class RequestContext:
     """32 hexadecimal digits (W3C Trace Context)."""
     span_id: str | None = None
     """16 hexadecimal digits: our own span, not the caller's."""
-    tenant_id: str | None = None
-    subject: str | None = None
+    tenant_id: UUID | None = None
+    subject: UUID | None = None
 
 
 current: ContextVar[RequestContext | None] = ContextVar("current", default=None)
