@@ -6,7 +6,7 @@ from chassis.data.unit_of_work import Transaction, UnitOfWork
 from chassis.http.idempotency import Idempotent
 from chassis.http.input import Input
 from chassis.http.paging import Page, PageRequest, Paging
-from chassis.http.preconditions import ExpectedVersion, changed
+from chassis.http.preconditions import ExpectedVersion, Versioned, changed
 from chassis.http.problems import Problem, not_found
 from chassis.identity.principal import Principal, may, public
 from chassis.module import Module
@@ -14,5 +14,5 @@ from chassis.settings import Settings
 
 __all__ = [
     "ExpectedVersion", "Idempotent", "Input", "Module", "Page", "PageRequest", "Paging", "Principal", "Problem",
-    "Settings", "Transaction", "UnitOfWork", "changed", "create_app", "may", "not_found", "public", "query",
+    "Settings", "Transaction", "UnitOfWork", "Versioned", "changed", "create_app", "may", "not_found", "public", "query",
 ]  # fmt: skip

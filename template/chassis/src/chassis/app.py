@@ -1,6 +1,6 @@
 """Our half of the composition root: modules go in, an ASGI application comes out."""
 
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import asynccontextmanager
 from importlib.metadata import entry_points, version
 
@@ -9,7 +9,6 @@ from fastapi.dependencies.models import Dependant
 from fastapi.routing import APIRoute, RouteContext, iter_route_contexts
 from starlette.types import Receive, Scope, Send
 
-from chassis.data.heads import Heads
 from chassis.data.pool import Database
 from chassis.features import PACKAGE, PROJECT
 from chassis.http.edge import Edge
@@ -76,9 +75,11 @@ class Service(FastAPI):
                 listeners.setdefault(event, []).append(listener)
         self.settings = settings
         self.database = Database(settings, listeners)
-        self.readiness = health.Readiness(self.database, Heads.of_code())
+        self.readiness = health.Readiness(self.database)
         self.version_info = health.Version(PROJECT, self.version, settings.revision)
-        authenticate = DevelopmentPrincipals(permissions_by_role(self.modules)) if settings.development_principals else nobody
+        authenticate = (
+            DevelopmentPrincipals(permissions_by_role(self.modules)) if settings.development_principals else nobody
+        )
         self.edge = Edge(settings, self.database, self._routes(docs=settings.docs), super().__call__, authenticate)
         metrics.build.labels(PROJECT, self.version, settings.revision).set(1)
 
@@ -86,12 +87,13 @@ class Service(FastAPI):
         scope["app"] = self
         await self.edge(scope, receive, send)
 
-    def _routes(self, *, docs: bool) -> Routes[Endpoint | None]:
-        routes: Routes[Endpoint | None] = Routes()
+    def _routes(self, *, docs: bool) -> Routes[Endpoint | str]:
+        """Every route with what answers it: a compiled endpoint, or the template of one that FastAPI answers."""
+        routes: Routes[Endpoint | str] = Routes()
         for context, endpoint in self._endpoints:
             if docs or context.path not in _DOCS:
                 for method in context.methods or ():
-                    routes.add(context.path or "/", method, endpoint)
+                    routes.add(context.path or "/", method, endpoint or context.path or "/")
         return routes
 
     def _problems(self, context: RouteContext, endpoint: Endpoint | None) -> Iterator[str]:
@@ -120,7 +122,7 @@ def _dependencies(dependant: Dependant) -> Iterator[object]:
 
 
 @asynccontextmanager
-async def _lifespan(service: FastAPI) -> AsyncIterator[None]:
+async def _lifespan(service: FastAPI) -> AsyncGenerator[None]:
     assert isinstance(service, Service)
     await service.database.open()
     try:

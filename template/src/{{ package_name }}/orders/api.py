@@ -4,11 +4,10 @@ from datetime import datetime
 from typing import Annotated, Literal
 from uuid import UUID
 
-from fastapi import APIRouter
-from pydantic import EmailStr, Field
-
 from chassis import ExpectedVersion, Idempotent, Input, Page, PageRequest, Principal, Transaction, may
 from chassis.money import Currency
+from fastapi import APIRouter
+from pydantic import EmailStr, Field
 
 from . import service
 from .queries import Order, OrderStatus, OrderWithItems

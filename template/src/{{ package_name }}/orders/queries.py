@@ -5,13 +5,13 @@ from datetime import datetime
 from typing import Literal, Self
 from uuid import UUID
 
-from chassis import query
+from chassis import Versioned, query
 
 OrderStatus = Literal["draft", "placed", "cancelled"]
 
 
 @dataclass(frozen=True, slots=True)
-class Order:
+class Order(Versioned):
     id: UUID
     reference: str
     customer_email: str
@@ -40,42 +40,56 @@ class OrderWithItems(Order):
         return cls(*astuple(order), items)
 
 
-_COLUMNS = "id, reference, customer_email, currency, status, note, total_minor, version, created_at, updated_at"
-
 PLACE = query(
     "orders.place",
     Order,
-    f"""
+    """
     with placed as (
         insert into orders (tenant_id, reference, customer_email, currency, status, note, total_minor)
         values ($1, $2, $3, $4, $5, $6, $7)
-        returning {_COLUMNS}
+        returning {row}
     ), items as (
         insert into order_items (tenant_id, order_id, position, sku, quantity, unit_price_minor)
         select $1, placed.id, item.position, item.sku, item.quantity, item.unit_price_minor
         from placed, unnest($8::text[], $9::int[], $10::bigint[])
             with ordinality as item (sku, quantity, unit_price_minor, position)
     )
-    select {_COLUMNS} from placed
+    select {row} from placed
     """,
 )
 
-_PAGE = f"""
-    select {_COLUMNS}
+PAGE = query(
+    "orders.page",
+    Order,
+    """
+    select {row}
     from orders
     where ($1::timestamptz is null or (created_at, id) < ($1, $2::uuid))
       and ($4::timestamptz is null or created_at >= $4)
       and ($5::timestamptz is null or created_at < $5)
-"""
-_NEWEST_FIRST = "order by created_at desc, id desc limit $3"
+    order by created_at desc, id desc
+    limit $3
+    """,
+)
 
-PAGE = query("orders.page", Order, f"{_PAGE} {_NEWEST_FIRST}")
+PAGE_OF_STATUS = query(
+    "orders.page_of_status",
+    Order,
+    """
+    select {row}
+    from orders
+    where ($1::timestamptz is null or (created_at, id) < ($1, $2::uuid))
+      and ($4::timestamptz is null or created_at >= $4)
+      and ($5::timestamptz is null or created_at < $5)
+      and status = $6
+    order by created_at desc, id desc
+    limit $3
+    """,
+)
 
-PAGE_OF_STATUS = query("orders.page_of_status", Order, f"{_PAGE} and status = $6 {_NEWEST_FIRST}")
+READ = query("orders.read", Order, "select {row} from orders where tenant_id = $1 and id = $2")
 
-READ = query("orders.read", Order, f"select {_COLUMNS} from orders where tenant_id = $1 and id = $2")
-
-LOCK = query("orders.lock", Order, f"select {_COLUMNS} from orders where tenant_id = $1 and id = $2 for update")
+LOCK = query("orders.lock", Order, "select {row} from orders where tenant_id = $1 and id = $2 for update")
 
 ITEMS = query(
     "orders.items",
@@ -91,11 +105,11 @@ ITEMS = query(
 CHANGE = query(
     "orders.change",
     Order,
-    f"""
+    """
     update orders
     set customer_email = $3, note = $4, status = $5, version = version + 1, updated_at = now()
     where tenant_id = $1 and id = $2
-    returning {_COLUMNS}
+    returning {row}
     """,
 )
 

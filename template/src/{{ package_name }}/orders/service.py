@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 from uuid import UUID
 
 import asyncpg
-
 from chassis import Page, Paging, Problem, UnitOfWork, changed, not_found
 
 from . import queries

@@ -2,9 +2,8 @@
 
 from typing import Annotated
 
-from fastapi import APIRouter
-
 from chassis import Page, PageRequest, Principal, Transaction, may
+from fastapi import APIRouter
 
 from .queries import PAGE, WebhookEvent
 

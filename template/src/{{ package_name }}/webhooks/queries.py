@@ -25,7 +25,7 @@ PAGE = query(
     "webhooks.page",
     WebhookEvent,
     """
-    select id, topic, payload::text as payload, created_at
+    select {row}
     from webhook_events
     where $1::timestamptz is null or (created_at, id) < ($1, $2::uuid)
     order by created_at desc, id desc

@@ -7,8 +7,8 @@ from uuid import UUID
 
 import asyncpg
 
-from chassis.data.unit_of_work import UnitOfWork
 from chassis.data.errors import database_unavailable
+from chassis.data.unit_of_work import UnitOfWork
 from chassis.http.problems import unavailable
 from chassis.module import Listener
 from chassis.observe.metrics import pool_in_use, pool_size, pool_wait
@@ -31,12 +31,12 @@ async def _keep(_: Any) -> None:
 class Database:
     """Units of work on one PostgreSQL. It opens although the server is down, and finds it again by itself."""
 
-    def __init__(self, settings: "Settings", dsn: str, listeners: Mapping[type, Sequence[Listener]]) -> None:
+    def __init__(self, settings: "Settings", listeners: Mapping[type, Sequence[Listener]]) -> None:
         self.listeners = listeners
         self._size = settings.database_pool_size
         self._free = asyncio.Semaphore(self._size)
         self._pool: asyncpg.Pool[asyncpg.Record] = asyncpg.create_pool(
-            dsn,
+            settings.database_url.get_secret_value() if settings.database_url else None,
             min_size=0,
             max_size=self._size,
             reset=_keep,

@@ -1,7 +1,7 @@
 """SQL with a name and a row type: `PAGE = query("orders.page", Order, "select …")`.
 
 A name makes a query measurable in production and its plan testable before. The row type is a dataclass whose fields
-have the names of the selected columns, in any order.
+have the names of the selected columns; `{row}` in the SQL stands for them.
 """
 
 from collections.abc import Callable, Sequence
@@ -25,7 +25,7 @@ class Query(Generic[Row]):
 
     def __init__(self, name: str, row: type[Row], sql: str, scan_allowed: str | None) -> None:
         self.name = name
-        self.sql = sql
+        self.sql = sql.replace("{row}", ", ".join(field.name for field in fields(row))) if is_dataclass(row) else sql
         self.scan_allowed = scan_allowed
         self.observe = query_timer(name)
         self._row = row

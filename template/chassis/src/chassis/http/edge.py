@@ -6,6 +6,7 @@ measurement. Handlers see none of it.
 """
 
 import asyncio
+from hashlib import blake2b
 from time import perf_counter
 from typing import TYPE_CHECKING, Protocol
 
@@ -63,15 +64,14 @@ class Edge:
         self,
         settings: "Settings",
         database: "Database",
-        routes: Routes[Endpoint | None],
+        routes: Routes[Endpoint | str],
         fastapi: ASGIApp,
         authenticate: Authenticator,
-        secret: bytes,
     ) -> None:
         self.settings = settings
         self.database = database
         self.authenticate = authenticate
-        self.cursor_secret = secret
+        self.cursor_secret = blake2b(settings.secret_key.get_secret_value().encode(), person=b"cursors").digest()
         self._routes = routes
         self._fastapi = fastapi
         self._hosts = frozenset(host.encode() for host in settings.allowed_hosts)
@@ -143,7 +143,8 @@ class Edge:
             endpoint = methods[exchange.method]
         except KeyError:
             raise method_not_allowed(list(methods)) from None
-        if endpoint is None:
+        if isinstance(endpoint, str):
+            exchange.route = endpoint
             return await self._by_fastapi(exchange)
         reply = await endpoint(exchange, values)
         if isinstance(reply, Response):
@@ -188,4 +189,3 @@ class Edge:
 def _without_port(host: bytes) -> bytes:
     name, colon, port = host.rpartition(b":")
     return name if colon and port.isdigit() else host
-

@@ -17,14 +17,14 @@ from typing import Annotated, Any, get_args, get_origin
 from urllib.parse import parse_qsl
 
 from fastapi import Request, Response, params
-from fastapi.routing import RouteContext
+from fastapi.routing import APIRoute, RouteContext
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError, create_model
 
 from chassis.data.unit_of_work import transaction
 from chassis.http.exchange import Exchange
 from chassis.http.idempotency import Once, documented
 from chassis.http.invalid import field_names, invalid
-from chassis.http.preconditions import Versioned, etag_of
+from chassis.http.preconditions import Versioned
 from chassis.http.problems import bad_request
 from chassis.http.reply import Reply
 from chassis.identity.principal import Require, anybody
@@ -130,7 +130,9 @@ def _is_scalar(kind: Any) -> bool:
     """Whether FastAPI, too, takes this type from the path, the query or a header."""
     if get_origin(kind) is not None:
         origin = get_origin(kind)
-        return origin not in (list, dict, set, tuple) and all(_is_scalar(arg) for arg in get_args(kind) if inspect.isclass(arg))
+        return origin not in (list, dict, set, tuple) and all(
+            _is_scalar(arg) for arg in get_args(kind) if inspect.isclass(arg)
+        )
     return not (inspect.isclass(kind) and issubclass(kind, BaseModel | dict | list | set | tuple | Response))
 
 
@@ -151,7 +153,9 @@ class Endpoint:
         self._headers = [(name, name[7:].encode()) for name in signature.scalars if name.startswith("header:")]
         self._body: TypeAdapter[Any] | None = None if signature.body is None else TypeAdapter(signature.body)
         self._body_fields = field_names(self._body)
-        self._returns: TypeAdapter[Any] | None = None if returns in (None, inspect.Signature.empty) else TypeAdapter(returns)
+        self._returns: TypeAdapter[Any] | None = (
+            None if returns in (None, inspect.Signature.empty) else TypeAdapter(returns)
+        )
 
     async def __call__(self, exchange: Exchange, path_values: list[str]) -> Reply | Response:
         exchange.route = self.route
@@ -213,14 +217,18 @@ class Endpoint:
             return result
         if self._returns is None:
             return Reply(self._status)
-        headers = ((b"etag", etag_of(result)),) if isinstance(result, Versioned) else ()
+        headers = ((b"etag", result.etag),) if isinstance(result, Versioned) else ()
         return Reply(self._status, self._returns.dump_json(result, warnings="error"), headers=headers)
 
 
 def _query(query_string: bytes) -> dict[str, str]:
     try:
         pairs = parse_qsl(
-            query_string.decode("ascii"), keep_blank_values=True, strict_parsing=True, errors="strict", max_num_fields=100
+            query_string.decode("ascii"),
+            keep_blank_values=True,
+            strict_parsing=True,
+            errors="strict",
+            max_num_fields=100,
         )
     except ValueError:
         raise bad_request("malformed_query", "The query string is malformed.") from None
@@ -241,7 +249,7 @@ def compiled(context: RouteContext) -> Endpoint | None:
     """The route's handler compiled, or None when its signature is one that only FastAPI understands."""
     function = context.endpoint
     path = context.path or ""
-    if function is None or _customised(context):
+    if function is None or not isinstance(context.original_route, APIRoute) or _customised(context):
         return None
     segments = path[1:].split("/")
     path_names = [segment[1:-1] for segment in segments if segment.startswith("{")]
@@ -269,4 +277,3 @@ def _customised(context: RouteContext) -> bool:
         or context.response_model_exclude_defaults
         or context.response_model_exclude_none
     )
-

@@ -21,9 +21,7 @@ def field_names(adapter: TypeAdapter[Any] | None) -> frozenset[str]:
     return frozenset(name for part in parts for name in part.get("properties", ()))
 
 
-def invalid(
-    error: ValidationError | RequestValidationError, place: str, names: frozenset[str] | None
-) -> Problem:
+def invalid(error: ValidationError | RequestValidationError, place: str, names: frozenset[str] | None) -> Problem:
     """The problem for a failed validation. `names` are the names of ours; None means that all are."""
     errors = [
         {

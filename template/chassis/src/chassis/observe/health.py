@@ -6,7 +6,7 @@ from typing import Literal
 
 from fastapi import APIRouter, Request
 
-from chassis.data.heads import Heads
+from chassis.data import heads
 from chassis.data.pool import Database
 from chassis.data.queries import query
 from chassis.http.problems import Problem, unavailable
@@ -31,15 +31,14 @@ class Version:
     revision: str
 
 
-_VERSIONS = query("health.versions", str, "select version_num from alembic_version")
+_VERSIONS = query("health.versions", str, "select version_num from chassis.alembic_version")
 
 
 class Readiness:
     """Whether traffic should come here: not while draining, without a database, or before its migrations."""
 
-    def __init__(self, database: Database, heads: Heads) -> None:
+    def __init__(self, database: Database) -> None:
         self._database = database
-        self._heads = heads
         self.draining = False
 
     async def problem(self) -> Problem | None:
@@ -52,7 +51,7 @@ class Readiness:
         except Exception as error:  # whatever it is, it is a reason to stay away
             _log.warning("not ready", error=type(error).__name__)
             return unavailable("database_unavailable", "The database does not answer.")
-        if self._heads.behind(versions):
+        if heads.state(versions) == "behind":
             return unavailable("migrations_pending", "The database is behind this release: run 'chassis migrate'.")
         return None
 
