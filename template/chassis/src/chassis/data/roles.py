@@ -1,0 +1,101 @@
+"""The three roles of the service, made the same in every environment.
+
+- migrator owns every object and cannot log in: migrations reach it with SET ROLE.
+- app is what the service connects as: row-level security binds it, and it can change no schema.
+- backup reads everything and writes nothing.
+
+Roles belong to the whole cluster and not to one database, so others may be making them at this very moment.
+"""
+
+import time
+from collections.abc import Callable
+from typing import LiteralString
+
+from psycopg import Connection, errors
+from psycopg.rows import TupleRow
+from psycopg.sql import SQL, Identifier, Literal
+
+from chassis.features import PACKAGE
+
+MIGRATOR = f"{PACKAGE}_migrator"
+APP = f"{PACKAGE}_app"
+BACKUP = f"{PACKAGE}_backup"
+
+_ATTRIBUTES = {
+    "rolsuper": (SQL("superuser"), SQL("nosuperuser")),
+    "rolcreaterole": (SQL("createrole"), SQL("nocreaterole")),
+    "rolcreatedb": (SQL("createdb"), SQL("nocreatedb")),
+    "rolreplication": (SQL("replication"), SQL("noreplication")),
+    "rolcanlogin": (SQL("login"), SQL("nologin")),
+    "rolbypassrls": (SQL("bypassrls"), SQL("nobypassrls")),
+}
+_WANTED = {MIGRATOR: set[str](), APP: {"rolcanlogin"}, BACKUP: {"rolcanlogin", "rolbypassrls"}}
+
+# The order matters: what stands after SET ROLE is the migrator's own.
+_GRANTS: LiteralString = """
+    revoke all on database {database} from public;
+    grant connect, create on database {database} to {migrator};
+    grant connect on database {database} to {app}, {backup};
+    revoke create on schema public from public;
+    grant create, usage on schema public to {migrator};
+    grant usage on schema public to {app}, {backup};
+    set local role {migrator};
+    create schema if not exists chassis;
+    grant usage on schema chassis to {app}, {backup};
+    alter default privileges grant select on tables to {backup};
+    alter default privileges grant select on sequences to {backup};
+    alter default privileges grant usage on schemas to {backup};
+"""
+
+
+def bootstrap(connection: Connection[TupleRow]) -> None:
+    """Make the roles, the schema `chassis` and what each role may do in this database; change nothing that is right.
+
+    The login must own the database and, until the roles exist, have CREATEROLE and BYPASSRLS, as a superuser and the
+    first user of a managed PostgreSQL have. Raises psycopg.Error. The connection is in autocommit mode.
+    """
+    for role, wanted in _WANTED.items():
+        _racing(lambda role=role, wanted=wanted: _make(connection, role, wanted))
+    _racing(lambda: _join(connection))
+    with connection.transaction():
+        names = {"migrator": MIGRATOR, "app": APP, "backup": BACKUP, "database": connection.info.dbname}
+        connection.execute(SQL(_GRANTS).format(**{key: Identifier(name) for key, name in names.items()}))
+
+
+def set_password(connection: Connection[TupleRow], role: str, password: str) -> None:
+    """Give `role` a password. The server and its log see only the verifier that is made of it here."""
+    verifier = connection.pgconn.encrypt_password(password.encode(), role.encode(), b"scram-sha-256").decode()
+    statement = SQL("alter role {} password {}").format(Identifier(role), Literal(verifier))
+    _racing(lambda: connection.execute(statement))
+
+
+def _make(connection: Connection[TupleRow], role: str, wanted: set[str]) -> None:
+    columns = SQL(", ").join(Identifier(column) for column in _ATTRIBUTES)
+    found = connection.execute(SQL("select {} from pg_roles where rolname = {}").format(columns, role)).fetchone()
+    have = {column for column, is_set in zip(_ATTRIBUTES, found or (), strict=False) if is_set}
+    changes = [_ATTRIBUTES[column][column not in wanted] for column in wanted ^ have]
+    if found is None or changes:
+        statement = SQL("create role {} {}" if found is None else "alter role {} {}")
+        connection.execute(statement.format(Identifier(role), SQL(" ").join(changes)))
+
+
+def _join(connection: Connection[TupleRow]) -> None:
+    """Let the login become the migrator: whoever makes a role may not yet do that."""
+    may = connection.execute("select pg_has_role(current_user, %s, 'set')", [MIGRATOR]).fetchone()
+    if may != (True,):
+        connection.execute(SQL("grant {} to current_user with set true, inherit false").format(Identifier(MIGRATOR)))
+
+
+def _racing(change: Callable[[], object]) -> None:
+    """Change a role, again when another migration of the same cluster was changing it too."""
+    for _ in range(50):
+        try:
+            change()
+            return
+        except (errors.DuplicateObject, errors.UniqueViolation):
+            pass  # made by the other one: look again
+        except errors.InternalError_ as error:
+            if "concurrently" not in str(error):
+                raise
+        time.sleep(0.02)
+    change()
