@@ -28,7 +28,7 @@ SUPERUSER = "postgres"
 
 _STOP_SECONDS = 20.0
 # No crash safety for databases that are thrown away: half the time of a test goes into fsync otherwise.
-_THROWAWAY = "-F -c synchronous_commit=off -c full_page_writes=off -c max_wal_size=256MB"
+_THROWAWAY = "-F -c synchronous_commit=off -c full_page_writes=off -c autovacuum=off -c max_connections=200"
 
 
 class PostgresFailed(Exception):

@@ -19,7 +19,7 @@ def upgrade() -> None:
             key_hash bytea not null,
             fingerprint bytea not null,
             status smallint,
-            headers jsonb,
+            headers bytea,
             body bytea,
             created_at timestamptz not null default now(),
             primary key (tenant_id, key_hash)
