@@ -16,7 +16,7 @@ from starlette.types import Receive, Scope, Send
 
 from chassis.app import Service
 from chassis.http.protocol import Protocol
-from chassis.observe import metrics
+from chassis.observe import logs, metrics
 from chassis.observe.logs import get_logger
 from chassis.settings import Settings
 
@@ -35,6 +35,7 @@ class _Server(uvicorn.Server):
 
 def run(service: Service, settings: Settings) -> int:
     """Serve until told to stop; returns the exit code. Raises SystemExit with a clear line when a port is taken."""
+    logs.configure(settings)
     service.configure(settings)
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
         return runner.run(_serve(service, settings))

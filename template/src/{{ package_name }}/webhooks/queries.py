@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 from uuid import UUID
 
 from chassis import query
@@ -11,7 +12,7 @@ from chassis import query
 class WebhookEvent:
     id: UUID
     topic: str
-    payload: str
+    payload: dict[str, Any]
     created_at: datetime
 
 

@@ -1,7 +1,6 @@
 """What webhooks keep of an event: in the transaction that caused it, so neither exists without the other."""
 
 from dataclasses import asdict
-from json import dumps
 
 from chassis import UnitOfWork
 
@@ -10,8 +9,8 @@ from .queries import RECORD
 
 
 async def on_order_placed(db: UnitOfWork, event: OrderPlaced) -> None:
-    await db.run(RECORD, db.tenant_id, "order.placed", dumps(asdict(event), default=str))
+    await db.run(RECORD, db.tenant_id, "order.placed", asdict(event))
 
 
 async def on_order_cancelled(db: UnitOfWork, event: OrderCancelled) -> None:
-    await db.run(RECORD, db.tenant_id, "order.cancelled", dumps(asdict(event), default=str))
+    await db.run(RECORD, db.tenant_id, "order.cancelled", asdict(event))

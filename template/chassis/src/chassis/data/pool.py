@@ -6,9 +6,11 @@ from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 import asyncpg
+import orjson
 
 from chassis.data.errors import database_unavailable
 from chassis.data.unit_of_work import UnitOfWork
+from chassis.features import PACKAGE
 from chassis.http.problems import unavailable
 from chassis.module import Listener
 from chassis.observe.metrics import pool_in_use, pool_size, pool_wait
@@ -28,6 +30,13 @@ async def _keep(_: Any) -> None:
     """In place of asyncpg's reset query, 24 µs a request: all our state ends with its transaction."""
 
 
+async def _speak_json(connection: "Connection") -> None:
+    """Have `jsonb` be Python's own values both ways."""
+    await connection.set_type_codec(
+        "jsonb", schema="pg_catalog", encoder=lambda value: orjson.dumps(value).decode(), decoder=orjson.loads
+    )
+
+
 class Database:
     """Units of work on one PostgreSQL. It opens although the server is down, and finds it again by itself."""
 
@@ -35,24 +44,27 @@ class Database:
         self.listeners = listeners
         self._size = settings.database_pool_size
         self._free = asyncio.Semaphore(self._size)
-        self._pool: asyncpg.Pool[asyncpg.Record] = asyncpg.create_pool(
+        self._settings = settings
+
+    async def open(self) -> None:
+        """Take part in the running event loop. Connects to nothing yet."""
+        settings = self._settings
+        pool_size.set(self._size)
+        self._pool = await asyncpg.create_pool(
             settings.database_url.get_secret_value() if settings.database_url else None,
             min_size=0,
             max_size=self._size,
+            init=_speak_json,
             reset=_keep,
             timeout=_CONNECT_SECONDS,
             server_settings={
-                "application_name": "chassis",
+                "application_name": PACKAGE,
                 "search_path": "public",
                 "statement_timeout": _milliseconds(settings.statement_timeout_seconds),
                 "lock_timeout": _milliseconds(settings.lock_timeout_seconds),
                 "idle_in_transaction_session_timeout": _milliseconds(settings.idle_transaction_timeout_seconds),
             },
         )
-
-    async def open(self) -> None:
-        pool_size.set(self._size)
-        await self._pool
 
     async def close(self, timeout_seconds: float) -> None:
         """Wait for what is under way, then close; what is not done in time is cut off."""
