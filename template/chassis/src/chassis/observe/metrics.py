@@ -4,7 +4,7 @@ Every label has a bounded set of values: route templates, not paths; names of qu
 """
 
 from collections.abc import Callable
-from functools import lru_cache
+from functools import cache
 from http import HTTPMethod
 
 from prometheus_client import Gauge, Histogram
@@ -30,7 +30,7 @@ draining = Gauge("service_draining", "1 while the process finishes its work befo
 build = Gauge("service_info", "Always 1; its labels say what runs.", ("service", "version", "revision"))
 
 
-@lru_cache(maxsize=None)
+@cache
 def _request_timer(method: str, route: str, status: int) -> Callable[[float], None]:
     return _requests.labels(method, route, str(status)).observe
 
