@@ -1,10 +1,12 @@
-"""What makes the value of a variable acceptable. Each function raises a `ValueError` that never quotes the value."""
+"""What makes the value of a variable acceptable. Each check raises a `refusal`, which never quotes the value."""
 
 import ipaddress
 import re
 from itertools import pairwise
 from typing import Final
 from urllib.parse import parse_qs, unquote, urlsplit
+
+from pydantic_core import PydanticCustomError
 
 MIN_SECRET: Final = 16
 MIN_DATABASE_PASSWORD: Final = 12
@@ -17,6 +19,11 @@ _EXAMPLE_WORDS: Final = (
 _HOST_LABEL: Final = re.compile(r"(?!-)[a-z0-9-]{1,63}(?<!-)")
 _ORIGIN: Final = re.compile(r"(https?)://(\[[0-9a-f:.]+\]|[a-z0-9.-]+)(?::([1-9][0-9]{0,4}))?")
 _DEFAULT_PORTS: Final = {"http": "80", "https": "443"}
+
+
+def refusal(problem: str) -> PydanticCustomError:
+    """The error that a validator raises: `problem` goes on from the variable's name, and is shown as it is."""
+    return PydanticCustomError("refused", "{problem}", {"problem": problem})
 
 
 def is_loopback(host: str) -> bool:
@@ -43,19 +50,19 @@ def secret_weakness(value: str, minimum: int = MIN_SECRET) -> str | None:
 def check_bind_address(host: str, *, loopback_only: bool) -> None:
     """Refuse what is not an address to listen on; in development everything but this machine."""
     if loopback_only and not is_loopback(host):
-        raise ValueError("must be a loopback address in development, such as 127.0.0.1")
+        raise refusal("must be a loopback address in development, such as 127.0.0.1")
     if host != "localhost":
         try:
             ipaddress.ip_address(host)
         except ValueError:
-            raise ValueError("must be an IP address, such as 0.0.0.0") from None
+            raise refusal("must be an IP address, such as 0.0.0.0") from None
 
 
 def check_hosts(hosts: tuple[str, ...]) -> None:
     """Refuse what is not an exact host name, IPv4 address or [IPv6 address]."""
     for number, host in enumerate(hosts, 1):
         if not _is_host(host):
-            raise ValueError(
+            raise refusal(
                 f"must be exact host names with commas between them, no scheme, port or '*': entry {number} is not one"
             )
 
@@ -65,14 +72,14 @@ def check_origins(origins: tuple[str, ...], *, deployed: bool) -> None:
     for number, origin in enumerate(origins, 1):
         match = _ORIGIN.fullmatch(origin)
         if not match or not _is_host(match[2]) or int(match[3] or 0) > 65535:
-            raise ValueError(
+            raise refusal(
                 "must be exact origins with commas between them, such as https://app.example.com, "
                 f"no path and no '*': entry {number} is not one"
             )
         if match[3] == _DEFAULT_PORTS[match[1]]:
-            raise ValueError(f"must leave out a scheme's own port, as browsers do: entry {number} has it")
+            raise refusal(f"must leave out a scheme's own port, as browsers do: entry {number} has it")
         if deployed and match[1] == "http" and not is_loopback(match[2]):
-            raise ValueError(f"must be https in staging and production: entry {number} is not")
+            raise refusal(f"must be https in staging and production: entry {number} is not")
 
 
 def _is_host(host: str) -> bool:
@@ -92,12 +99,12 @@ def check_database_url(url: str, *, deployed: bool, app_role: bool) -> None:
     With `app_role`, owners and superusers are refused.
     """
     if not url.startswith("postgresql://"):
-        raise ValueError("must be a URL that begins with postgresql://")
+        raise refusal("must be a URL that begins with postgresql://")
     try:
         parts = urlsplit(url)
         options = parse_qs(parts.query, strict_parsing=bool(parts.query))
     except ValueError:
-        raise ValueError("must be a well-formed URL: is a special character in the password not %-encoded?") from None
+        raise refusal("must be a well-formed URL: is a special character in the password not %-encoded?") from None
     login, _, netloc = parts.netloc.rpartition("@")
     user, _, password = (unquote(part) for part in login.partition(":"))
     password = password or "".join(options.get("password", []))
@@ -105,7 +112,7 @@ def check_database_url(url: str, *, deployed: bool, app_role: bool) -> None:
     hosts += [host for name in ("host", "hostaddr") for value in options.get(name, []) for host in value.split(",")]
     hosts = [unquote(host) for host in hosts if host]
     if not user or not hosts:
-        raise ValueError("must name a user and a host: postgresql://user:password@host:5432/database")
+        raise refusal("must name a user and a host: postgresql://user:password@host:5432/database")
     remote = not all(host.startswith("/") or is_loopback(host) for host in hosts)
     problems: list[str] = []
     if app_role and (user == "postgres" or user.endswith(("_migrator", "_backup"))):
@@ -118,7 +125,7 @@ def check_database_url(url: str, *, deployed: bool, app_role: bool) -> None:
     if weakness:
         problems.append(f"has a password that {weakness}")
     if problems:
-        raise ValueError("; ".join(problems))
+        raise refusal("; ".join(problems))
 
 
 def database_user(url: str) -> str:

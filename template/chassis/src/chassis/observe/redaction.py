@@ -63,6 +63,8 @@ def scrub(text: str) -> str:
 def redact(name: str, value: object, depth: int = 0) -> Any:
     """`value` as it may be logged under `name`, made of nothing but what JSON can say."""
     kind = type(value)
+    if kind is str:
+        return scrub(cast(str, value)) if name in _allowed else REDACTED
     if kind in HARMLESS:
         return value if kind is not int or -(2**63) <= cast(int, value) < 2**63 else str(value)
     if isinstance(value, Decimal):
