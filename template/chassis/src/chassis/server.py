@@ -7,7 +7,7 @@ close, requests that are under way finish, the pool closes, and the process exit
 import asyncio
 import contextlib
 import signal
-from collections.abc import Iterator
+from collections.abc import Generator
 from typing import Any
 
 import uvicorn
@@ -29,7 +29,7 @@ class _Server(uvicorn.Server):
     """A uvicorn server that leaves signals to us: there are two of them in one process."""
 
     @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
+    def capture_signals(self) -> Generator[None]:
         yield
 
 
@@ -92,7 +92,7 @@ def _config(app: Any, settings: Settings, port: int, lifespan: Any) -> uvicorn.C
         server_header=False,
         proxy_headers=False,
         timeout_keep_alive=_KEEP_ALIVE_SECONDS,
-        timeout_graceful_shutdown=settings.shutdown_seconds,
+        timeout_graceful_shutdown=round(settings.shutdown_seconds),
     )
 
 

@@ -1,6 +1,6 @@
 """The orders' SQL, and what its rows are in Python."""
 
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass, fields
 from datetime import datetime
 from typing import Literal, Self
 from uuid import UUID
@@ -37,7 +37,7 @@ class OrderWithItems(Order):
 
     @classmethod
     def of(cls, order: Order, items: list[Item]) -> Self:
-        return cls(*astuple(order), items)
+        return cls(*(getattr(order, field.name) for field in fields(order)), items=items)
 
 
 PLACE = query(

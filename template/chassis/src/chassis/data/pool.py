@@ -30,7 +30,7 @@ async def _keep(_: Any) -> None:
     """In place of asyncpg's reset query, 24 µs a request: all our state ends with its transaction."""
 
 
-async def _speak_json(connection: "Connection") -> None:
+async def _speak_json(connection: "asyncpg.Connection[asyncpg.Record]") -> None:
     """Have `jsonb` be Python's own values both ways."""
     await connection.set_type_codec(
         "jsonb", schema="pg_catalog", encoder=lambda value: orjson.dumps(value).decode(), decoder=orjson.loads

@@ -54,7 +54,7 @@ _MOST_HEADERS = 100
 class Authenticator(Protocol):
     """Turns a request's credentials into a principal; None when it has none that are valid."""
 
-    async def __call__(self, exchange: Exchange) -> Principal | None: ...
+    async def __call__(self, exchange: Exchange, /) -> Principal | None: ...
 
 
 class Edge:

@@ -54,8 +54,8 @@ class Exchange(RequestContext):
         if self.principal is None:
             self.principal = principal = await self.edge.authenticate(self)
             if principal is not None:
-                self.tenant_id = str(principal.tenant_id)
-                self.subject = str(principal.subject)
+                self.tenant_id = principal.tenant_id
+                self.subject = principal.subject
         return check(self.principal, permission)
 
     async def body(self) -> bytes:

@@ -20,7 +20,7 @@ class DevelopmentPrincipals:
     def __init__(self, permissions: Mapping[str, frozenset[str]]) -> None:
         self._permissions = permissions
 
-    async def __call__(self, exchange: Exchange) -> Principal | None:
+    async def __call__(self, exchange: Exchange, /) -> Principal | None:
         header = exchange.headers.get(b"authorization", b"")
         if not header.startswith(_SCHEME):
             return None
@@ -34,7 +34,7 @@ class DevelopmentPrincipals:
         return Principal(uuid5(tenant_id, role), tenant_id, role, self._permissions[role])
 
 
-async def nobody(_: Exchange) -> Principal | None:
+async def nobody(_: Exchange, /) -> Principal | None:
     """What authenticates where development principals are off and identity is not there yet: no one."""
     return None
 
