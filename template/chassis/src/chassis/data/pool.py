@@ -74,9 +74,14 @@ class Database:
         except TimeoutError:
             self._pool.terminate()
 
-    def unit_of_work(self, tenant_id: UUID | None) -> UnitOfWork:
-        """A unit of work that has not begun. Without a tenant it sees no tenant's rows."""
-        return UnitOfWork(self, tenant_id)
+    def unit_of_work(
+        self, tenant_id: UUID | None, *, account_id: UUID | None = None, lookup: bytes | None = None
+    ) -> UnitOfWork:
+        """A unit of work that has not begun. Without a tenant it sees no tenant's rows.
+
+        `account_id` shows the rows of a person, `lookup` the one row that is found by it: see the identity migration.
+        """
+        return UnitOfWork(self, tenant_id, account_id, lookup)
 
     async def acquire(self) -> "Connection":
         """A connection; a 503 problem when all are busy for 2 seconds."""

@@ -31,11 +31,23 @@ class UnitOfWork:
     Use it as a context manager outside a request; an exception rolls it back.
     """
 
-    __slots__ = ("_connection", "_database", "tenant_id")
+    __slots__ = ("_connection", "_database", "_settings", "tenant_id")
 
-    def __init__(self, database: "Database", tenant_id: UUID | None) -> None:
+    def __init__(
+        self,
+        database: "Database",
+        tenant_id: UUID | None,
+        account_id: UUID | None = None,
+        lookup: bytes | None = None,
+    ) -> None:
         self._database = database
         self.tenant_id = tenant_id
+        # Rendered from parsed values: nothing that was sent becomes SQL.
+        self._settings = f"SET LOCAL app.tenant_id='{UUID(int=tenant_id.int)}';" if tenant_id else ""
+        if account_id:
+            self._settings += f"SET LOCAL app.account_id='{UUID(int=account_id.int)}';"
+        if lookup:
+            self._settings += f"SET LOCAL app.lookup='{lookup.hex()}';"
         self._connection: Connection | None = None
 
     async def begin(self, then: str = "") -> str:
@@ -44,9 +56,8 @@ class UnitOfWork:
         `then` is SQL text without parameters: render into it only what was parsed, never what was sent.
         """
         self._connection = await self._database.acquire()
-        tenant = f"SET LOCAL app.tenant_id='{UUID(int=self.tenant_id.int)}';" if self.tenant_id else ""
         try:
-            return await self._connection.execute(f"BEGIN;{tenant}{then}")
+            return await self._connection.execute(f"BEGIN;{self._settings}{then}")
         except BaseException:
             await self.rollback()
             raise

@@ -21,6 +21,8 @@ class Principal:
     tenant_id: UUID
     role: str
     permissions: frozenset[str]
+    session_id: UUID | None = None
+    """Of the session, or of the API key, that the token came from."""
 
 
 class Require:

@@ -1,0 +1,116 @@
+"""Access tokens: JWTs as RFC 9068 and RFC 8725 want them, verified once and then remembered for a while.
+
+A token is good for ten minutes at most. What ends it earlier - a revoked session, a disabled account, a changed
+password - is written to chassis.revocations, which every replica reads every few seconds: see `chassis.identity.watch`.
+"""
+
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from time import time
+from typing import Any
+from uuid import UUID, uuid4
+
+import orjson
+from joserfc import jwt
+from joserfc.errors import JoseError, SecurityWarning
+from joserfc.util import urlsafe_b64decode
+
+from chassis.identity.keys import KeyRing
+from chassis.identity.principal import Principal
+
+# RFC 9864 renames the algorithm to Ed25519; clients know it as EdDSA, and the key fixes the curve either way.
+warnings.filterwarnings("ignore", "EdDSA is deprecated", SecurityWarning)
+
+LIFETIME_SECONDS = 600
+_ALGORITHM = "EdDSA"
+_HEADER = {"alg", "typ", "kid"}
+_LEEWAY_SECONDS = 5
+_LONGEST = 2048
+_MOST_REMEMBERED = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class _Verified:
+    principal: Principal
+    expires: float
+
+
+class AccessTokens:
+    """Issues and verifies the tokens of one issuer and one audience."""
+
+    def __init__(
+        self, keys: KeyRing, issuer: str, audience: str, permissions: Mapping[str, frozenset[str]]
+    ) -> None:
+        self._keys = keys
+        self._issuer = issuer
+        self._audience = audience
+        self._permissions = permissions
+        self._remembered: dict[bytes, _Verified] = {}
+
+    def issue(self, *, subject: UUID, tenant_id: UUID, role: str, session_id: UUID) -> str:
+        """A token that lives for `LIFETIME_SECONDS`. Raises LookupError while no signing key is known."""
+        key = self._keys.signing()
+        now = int(time())
+        claims = {
+            "iss": self._issuer,
+            "aud": self._audience,
+            "sub": str(subject),
+            "tenant": str(tenant_id),
+            "role": role,
+            "sid": str(session_id),
+            "jti": str(uuid4()),
+            "iat": now,
+            "nbf": now,
+            "exp": now + LIFETIME_SECONDS,
+        }
+        return jwt.encode({"alg": _ALGORITHM, "typ": "at+jwt", "kid": key.kid}, claims, key, algorithms=[_ALGORITHM])
+
+    def principal(self, token: bytes) -> Principal | None:
+        """Whose token this is; None when it is none of ours, or not good now."""
+        known = self._remembered.get(token)
+        if known is None:
+            known = self._verify(token)
+            if known is None:
+                return None
+            if len(self._remembered) >= _MOST_REMEMBERED:
+                del self._remembered[next(iter(self._remembered))]
+            self._remembered[token] = known
+        return known.principal if time() < known.expires else None
+
+    def _verify(self, token: bytes) -> _Verified | None:
+        if len(token) > _LONGEST:
+            return None
+        try:
+            header = orjson.loads(urlsafe_b64decode(token.partition(b".")[0]))
+            # Exactly these members: whatever else a header may hold (jku, x5u, jwk, crit …) is a way to another key.
+            if not isinstance(header, dict) or header.keys() != _HEADER or header["typ"] != "at+jwt":
+                return None
+            key = self._keys.verifying(header["kid"])
+            if key is None:
+                return None
+            return self._read(jwt.decode(token, key, algorithms=[_ALGORITHM]).claims)
+        except (JoseError, ValueError, KeyError, TypeError):
+            return None
+
+    def _read(self, claims: Mapping[str, Any]) -> _Verified | None:
+        now = time()
+        if claims["iss"] != self._issuer or claims["aud"] != self._audience:
+            return None
+        issued, starts, expires = (_seconds(claims[name]) for name in ("iat", "nbf", "exp"))
+        if max(issued, starts) > now + _LEEWAY_SECONDS or expires <= now or expires - issued > LIFETIME_SECONDS:
+            return None
+        UUID(claims["jti"])
+        permissions = self._permissions.get(claims["role"])
+        if permissions is None:
+            return None
+        principal = Principal(
+            UUID(claims["sub"]), UUID(claims["tenant"]), claims["role"], permissions, UUID(claims["sid"])
+        )
+        return _Verified(principal, expires)
+
+
+def _seconds(value: object) -> int:
+    if type(value) is not int:
+        raise TypeError("a time in a token is a whole number of seconds")
+    return value
