@@ -108,7 +108,7 @@ def test_keywords_and_standard_library_are_complete_for_every_python_that_we_tes
     reserved = macros("reserved_names.jinja")
     keywords, modules = python_names([python(version) for version in TESTED])
     newest_keywords, newest_modules = python_names([python(NEWEST)])
-    assert set(reserved.PYTHON_KEYWORDS) == keywords
+    assert keywords == set(reserved.PYTHON_KEYWORDS)
     assert newest_keywords == keywords
     assert newest_modules <= modules <= set(reserved.STANDARD_LIBRARY)
     assert all(could_be_a_package(name) for name in reserved.STANDARD_LIBRARY)
@@ -117,7 +117,7 @@ def test_keywords_and_standard_library_are_complete_for_every_python_that_we_tes
 def test_the_newest_python_that_is_offered_is_the_default_and_is_tested():
     choices = QUESTIONS["python_version"]["choices"]
     assert QUESTIONS["python_version"]["default"] == choices[-1] == NEWEST
-    assert TESTED == (choices[0], choices[-1])
+    assert (choices[0], choices[-1]) == TESTED
 
 
 @pytest.mark.parametrize("owner", ["-a", "a-", "a--b", "a b", "a/b", "a" * 40, "ö", "", "a\n"])
