@@ -120,7 +120,7 @@ def test_the_newest_python_that_is_offered_is_the_default_and_is_tested():
     assert (choices[0], choices[-1]) == TESTED
 
 
-@pytest.mark.parametrize("owner", ["-a", "a-", "a--b", "a b", "a/b", "a" * 40, "ö", "", "a\n"])
+@pytest.mark.parametrize("owner", ["-a", "a-", "a--b", "a b", "a/b", "a" * 40, "a-" * 20 + "a", "ö", "", "a\n"])
 def test_an_owner_that_github_would_not_have_is_refused(owner: str, render: Render):
     with pytest.raises(ValueError, match=r"question 'owner': Type a GitHub name: .* such as example-org\.$"):
         render(owner=owner)
