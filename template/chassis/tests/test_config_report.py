@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+
 from chassis.config_report import Row, main, report
 from chassis.settings import EX_CONFIG, Settings
 from chassis.settings_reading import variables
@@ -14,7 +15,12 @@ URL = "postgresql://shop_app:vT4kQ9zLx2WmR7@127.0.0.1/shop"
 def test_every_variable_has_a_row_with_its_source_and_what_may_be_shown(tmp_path: Path) -> None:
     file = tmp_path / "key"
     file.write_text(KEY)
-    environ = {"APP_SECRET_KEY_FILE": str(file), "DATABASE_URL": URL, "PORT": "9000", "APP_CORS_ORIGINS": "http://a.test"}
+    environ = {
+        "APP_SECRET_KEY_FILE": str(file),
+        "DATABASE_URL": URL,
+        "PORT": "9000",
+        "APP_CORS_ORIGINS": "http://a.test",
+    }
     rows, problems = report(Settings, environ)
     assert problems == []
     assert [row.variable for row in rows] == list(variables(Settings))

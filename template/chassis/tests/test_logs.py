@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from chassis.observe.redaction import MAX_TEXT, allow_fields, redact, scrub
 
 # One process that does all the things which usually escape: libraries, warnings, crashes in corners.
-BUSY = '''
+BUSY = """
 import asyncio, gc, logging, sys, threading, uuid, warnings
 import uvicorn
 from alembic.runtime.migration import MigrationContext
@@ -36,9 +37,9 @@ async def requests():
     while not server.started:
         await asyncio.sleep(0.01)
     port = server.servers[0].sockets[0].getsockname()[1]
-    for request in (b"GET /reset/canary-in-a-path?token=canary-in-a-query HTTP/1.1\\r\\nHost: x\\r\\n\\r\\n", b"rubbish\\r\\n\\r\\n"):
+    for request in ("GET /reset/canary-in-a-path?token=canary-in-a-query HTTP/1.1", "rubbish"):
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
-        writer.write(request)
+        writer.write(f"{request}\\r\\nHost: x\\r\\n\\r\\n".encode())
         await reader.read(100)
         writer.close()
     server.should_exit = True
@@ -82,7 +83,8 @@ try:
         raise ExceptionGroup("canary-in-a-group", [KeyError("canary-in-a-member")]) from error
 except ExceptionGroup:
     log.exception("broke", kind="Cookie: session=canary-in-a-cookie; a=b")
-log.info("nested", kind={"password": "canary-in-a-field", "reason": {"canary-in-a-key": 1}, "code": ["token=canary-in-a-list"]})
+log.info("nested", kind={"password": "canary-in-a-field", "reason": {"canary-in-a-key": 1}})
+log.info("listed", kind=["token=canary-in-a-list", ("canary-in-a-set@example.com",)])
 log.info("bytes", kind=b"canary-in-bytes", body="canary-in-a-body", error=ValueError("canary-in-an-error-field"))
 log.info("mail", reason="sent to canary-in-mail@example.com with eyJhbGciOiJFZERTQSJ9.eyJjYW5hcnkiOjF9.canary-in-a-jwt")
 log.info("huge", reason="canary-in-a-long-word" * 50_000)
@@ -98,41 +100,40 @@ thread = threading.Thread(target=lambda: 1 / 0)
 thread.start()
 thread.join()
 raise SystemError("canary-in-the-last-words")
-'''
+"""
 
 LEVELS = {"debug", "info", "warning", "error", "critical"}
-NAMES = {"timestamp", "level", "event", "logger", "service", "version", "environment"}
+NAMES = ["timestamp", "level", "event", "logger", "service", "version", "environment"]
+
+Done = subprocess.CompletedProcess[bytes]
+Lines = list[dict[str, Any]]
 
 
-def run(code: str, **more: str) -> subprocess.CompletedProcess[bytes]:
-    environ = {name: value for name, value in os.environ.items() if not name.startswith(("APP_", "COV_"))}
-    return subprocess.run(
-        [sys.executable, "-W", "default", "-c", code], capture_output=True, timeout=60, check=False, env=environ | more
-    )
+def run(code: str) -> Done:
+    return subprocess.run([sys.executable, "-Wdefault", "-c", code], capture_output=True, timeout=60, check=False)
 
 
 @pytest.fixture(scope="module")
-def busy() -> subprocess.CompletedProcess[bytes]:
+def busy() -> Done:
     return run(BUSY)
 
 
 @pytest.fixture(scope="module")
-def lines(busy: subprocess.CompletedProcess[bytes]) -> list[dict[str, Any]]:
+def lines(busy: Done) -> Lines:
     return [json.loads(line, parse_constant=pytest.fail) for line in busy.stdout.splitlines()]
 
 
-def found(lines: list[dict[str, Any]], **wanted: object) -> dict[str, Any]:
+def found(lines: Lines, **wanted: object) -> dict[str, Any]:
     matching = [line for line in lines if wanted.items() <= line.items()]
     assert matching, f"no line has {wanted}"
     return matching[0]
 
 
-def test_every_line_of_a_process_is_one_of_ours(busy: subprocess.CompletedProcess[bytes], lines: list[dict[str, Any]]) -> None:
+def test_every_line_of_a_process_is_one_of_ours(busy: Done, lines: Lines) -> None:
     assert busy.stderr == b""
     assert busy.returncode == 1
     for line in lines:
-        assert set(line) >= NAMES
-        assert list(line)[: len(NAMES)] == ["timestamp", "level", "event", "logger", "service", "version", "environment"]
+        assert list(line)[: len(NAMES)] == NAMES
         assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,6})?Z", line["timestamp"])
         assert line["level"] in LEVELS
         assert (line["version"], line["environment"]) == ("4f2a", "test")
@@ -141,7 +142,7 @@ def test_every_line_of_a_process_is_one_of_ours(busy: subprocess.CompletedProces
     assert max(map(len, busy.stdout.splitlines())) <= 32 * 1024
 
 
-def test_libraries_warnings_and_crashes_write_lines_like_ours(lines: list[dict[str, Any]]) -> None:
+def test_libraries_warnings_and_crashes_write_lines_like_ours(lines: Lines) -> None:
     assert found(lines, logger="uvicorn.error", level="info")["event"].startswith("Started server process")
     found(lines, logger="uvicorn.error", level="error", event="Exception in ASGI application")
     found(lines, logger="uvicorn.error", level="warning", event="Invalid HTTP request received.")
@@ -155,7 +156,7 @@ def test_libraries_warnings_and_crashes_write_lines_like_ours(lines: list[dict[s
     assert "not seen at this level" not in {line["event"] for line in lines}
 
 
-def test_a_line_says_whose_request_it_belongs_to(lines: list[dict[str, Any]]) -> None:
+def test_a_line_says_whose_request_it_belongs_to(lines: Lines) -> None:
     placed = [line for line in lines if line["event"] == "order placed"]
     assert [line["number"] for line in placed] == list(range(50))
     line = placed[0]
@@ -168,13 +169,13 @@ def test_a_line_says_whose_request_it_belongs_to(lines: list[dict[str, Any]]) ->
     assert "request_id" not in found(lines, logger="alembic.runtime.migration")
 
 
-def test_no_canary_is_in_any_line(busy: subprocess.CompletedProcess[bytes]) -> None:
+def test_no_canary_is_in_any_line(busy: Done) -> None:
     planted = len(re.findall("canary-in", BUSY))
     assert planted >= 30
     assert re.findall(rb"canary-in[a-z-]*", busy.stdout + busy.stderr) == []
 
 
-def test_an_exception_is_its_types_and_stacks(lines: list[dict[str, Any]]) -> None:
+def test_an_exception_is_its_types_and_stacks(lines: Lines) -> None:
     line = found(lines, event="broke")
     assert [error["type"] for error in line["exception"]] == ["ExceptionGroup", "OSError"]
     assert line["exception"][0]["group"] == ["KeyError"]
@@ -182,7 +183,7 @@ def test_an_exception_is_its_types_and_stacks(lines: list[dict[str, Any]]) -> No
     assert found(lines, event="bytes")["error"] == "ValueError"
 
 
-def test_a_line_cannot_be_forged_or_grow_without_end(lines: list[dict[str, Any]]) -> None:
+def test_a_line_cannot_be_forged_or_grow_without_end(lines: Lines) -> None:
     found(lines, event='first\\n{"level": "forged"}')
     assert found(lines, event="late")["level"] == "info"
     assert found(lines, event="huge")["reason"] == "[cut: 1050000 characters]"
@@ -191,11 +192,10 @@ def test_a_line_cannot_be_forged_or_grow_without_end(lines: list[dict[str, Any]]
 
 def test_a_stdout_that_broke_hurts_nobody() -> None:
     code = """
-import os, sys
+import sys
 from chassis.observe.logs import configure, get_logger
 from chassis.settings import Settings
 configure(Settings())
-os.dup2(os.open(sys.argv[1], os.O_WRONLY), 1) if sys.argv[1:] else None
 for number in range(5000):
     get_logger("x").info("still here", number=number)
 sys.stderr.write("done")
@@ -203,7 +203,8 @@ sys.stderr.write("done")
     reader, writer = os.pipe()
     os.close(reader)
     for stdout in (writer, os.open("/dev/full", os.O_WRONLY)):
-        done = subprocess.run([sys.executable, "-c", code], stdout=stdout, stderr=subprocess.PIPE, timeout=60, check=False)
+        python = [sys.executable, "-c", code]
+        done = subprocess.run(python, stdout=stdout, stderr=subprocess.PIPE, timeout=60, check=False)
         assert (done.returncode, done.stderr) == (0, b"done")
         os.close(stdout)
     closed = f"exec 1>&-; exec '{sys.executable}' -c '{code}'"
@@ -284,7 +285,8 @@ def test_text_passes_under_declared_names_only() -> None:
     assert redact("favourite_colour", "red") == "[redacted]"
     allow_fields("favourite_colour")
     assert redact("favourite_colour", "red") == "red"
-    assert redact("kind", {"favourite_colour": "red", "other": 1}) == {"favourite_colour": "red", "[redacted]": "[redacted]"}
+    mixed = {"favourite_colour": "red", "other": 1}
+    assert redact("kind", mixed) == {"favourite_colour": "red", "[redacted]": "[redacted]"}
     assert redact("anything", 12.5) == 12.5
     assert redact("kind", object()) == "[redacted]"
 
@@ -299,6 +301,8 @@ def test_long_and_deep_values_are_cut() -> None:
 
 
 def test_scrubbing_hostile_text_takes_no_time() -> None:
-    texts = ["a" * 4000 + "!", "://" * 1300, "eyJ" * 1300, "a@" * 2000, "password" * 500, "bearer " * 550, "basic a" * 550]
+    texts = [
+        part * 1000 for part in ("aaaa", "://", "eyJ", "a@", "password", "bearer ", "basic a", "a.b-", "cookie ", "'")
+    ]
     code = f"from chassis.observe.redaction import scrub\nfor text in {texts!r} * 20: scrub(text)"
     assert run(code).returncode == 0  # within the timeout: backtracking would take hours

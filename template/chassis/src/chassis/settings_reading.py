@@ -51,7 +51,9 @@ class Examination(Generic[S]):
     """None if anything is wrong."""
 
 
-def examine(cls: type[S], environ: Mapping[str, str] | None = None, *, environment: str | None = None) -> Examination[S]:
+def examine(
+    cls: type[S], environ: Mapping[str, str] | None = None, *, environment: str | None = None
+) -> Examination[S]:
     """Do what `load` does, and return all that was found instead of raising."""
     environ = dict(os.environ if environ is None else environ)
     if environment is not None:
