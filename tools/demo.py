@@ -68,7 +68,9 @@ def refuse_busy(port: int) -> None:
         try:
             probe.bind(("127.0.0.1", port))
         except OSError as error:
-            raise Failed(f"port {port}: {(error.strerror or 'not free').lower()}; try another: PORT=8080 make demo") from None
+            raise Failed(
+                f"port {port}: {(error.strerror or 'not free').lower()}; try another: PORT=8080 make demo"
+            ) from None
 
 
 if __name__ == "__main__":

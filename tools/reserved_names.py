@@ -10,6 +10,7 @@ import argparse
 import json
 import re
 import subprocess
+import tomllib
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -17,17 +18,7 @@ TARGET = Path(__file__).parents[1] / "includes" / "reserved_names.jinja"
 
 PYTHON_NAMES = "import json, keyword, sys; print(json.dumps([keyword.kwlist, sorted(sys.stdlib_module_names)]))"
 
-ENVIRONMENT_NAMES = """
-import json
-from importlib.metadata import distributions, packages_distributions
-print(json.dumps([sorted(packages_distributions()), [d.metadata["Name"] for d in distributions()]]))
-"""
-
-
-def ask(python: str | Path, code: str) -> tuple[set[str], set[str]]:
-    """Run `code`, which prints two JSON lists of names, with that interpreter."""
-    first, second = json.loads(subprocess.check_output([python, "-c", code], text=True))
-    return set(first), set(second)
+MODULE_NAMES = "import importlib.metadata as m, json; print(json.dumps(sorted(m.packages_distributions())))"
 
 
 def python_names(pythons: Iterable[str | Path]) -> tuple[set[str], set[str]]:
@@ -35,16 +26,17 @@ def python_names(pythons: Iterable[str | Path]) -> tuple[set[str], set[str]]:
     keywords: set[str] = set()
     modules: set[str] = set()
     for python in pythons:
-        more_keywords, more_modules = ask(python, PYTHON_NAMES)
-        keywords |= more_keywords
-        modules |= more_modules
+        more_keywords, more_modules = json.loads(subprocess.check_output([python, "-c", PYTHON_NAMES]))
+        keywords |= set(more_keywords)
+        modules |= set(more_modules)
     return keywords, {name for name in modules if could_be_a_package(name)}
 
 
 def environment_names(service: Path, package: str) -> set[str]:
-    """The names that a module or a distribution in the environment of this service has, except its own."""
-    modules, distributions = ask(service / ".venv" / "bin" / "python", ENVIRONMENT_NAMES)
-    names = modules | {re.sub(r"[-_.]+", "_", name).lower() for name in distributions}
+    """The names of what this service can import, and of what its lock names for any platform, except its own."""
+    modules = json.loads(subprocess.check_output([service / ".venv" / "bin" / "python", "-c", MODULE_NAMES]))
+    locked = tomllib.loads((service / "uv.lock").read_text(encoding="utf-8"))["package"]
+    names = {*modules, *(re.sub(r"[-_.]+", "_", entry["name"]) for entry in locked)}
     own = {package, f"{package}_chassis", "chassis"}
     return {name for name in names - own if could_be_a_package(name)}
 

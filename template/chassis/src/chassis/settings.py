@@ -63,47 +63,44 @@ class Settings(BaseSettings):
         env_prefix=PREFIX, extra="forbid", frozen=True, populate_by_name=True, hide_input_in_errors=True
     )
 
-    environment: Environment = Field("development", description="staging and production have the same, strict rules")
-    host: str = Field(
-        default_factory=lambda data: "0.0.0.0" if _is_deployed(data) else "127.0.0.1",  # noqa: S104  a container's default
-        description="the address to listen on",
-    )
-    port: int = Field(8000, ge=1, le=65534, validation_alias="PORT")
-    metrics_port: int = Field(0, ge=0, le=65535, validation_alias="METRICS_PORT", description="PORT + 1 unless set")
-    database_url: SecretStr | None = Field(
-        None, validation_alias="DATABASE_URL", description="as the app role; unset in development: the development one"
-    )
-    migrator_database_url: SecretStr | None = Field(
-        None, validation_alias="MIGRATOR_DATABASE_URL", description="as the role that migrates; used by nothing else"
-    )
-    secret_key: SecretStr = Field(SecretStr(""), description="signs cursors; at least 32 characters")
+    environment: Environment = "development"
+    """staging and production have the same, strict rules."""
+    # Deployed, a container's own network is what limits who gets here.
+    host: str = Field(default_factory=lambda data: "0.0.0.0" if _is_deployed(data) else "127.0.0.1")  # noqa: S104
+    port: int = Field(default=8000, ge=1, le=65534, validation_alias="PORT")
+    metrics_port: int = Field(default=0, ge=0, le=65535, validation_alias="METRICS_PORT")
+    """PORT + 1 unless set."""
+    database_url: SecretStr | None = Field(default=None, validation_alias="DATABASE_URL")
+    """Of the app role. None in development and test means the development database."""
+    migrator_database_url: SecretStr | None = Field(default=None, validation_alias="MIGRATOR_DATABASE_URL")
+    """Of a role that may change the schema. Only `chassis migrate` uses it."""
+    secret_key: SecretStr = SecretStr("")
+    """Signs what clients hold for us, such as cursors. 32 characters at least."""
     log_level: Literal["debug", "info", "warning", "error", "critical"] = "info"
-    log_format: Literal["auto", "json", "pretty"] = Field("auto", description="auto is pretty on a terminal, else json")
-    allowed_hosts: CommaList = Field((), description="the exact Host names to answer to")
-    cors_origins: CommaList = Field((), description="the exact origins whose pages may call from a browser")
-    max_body_bytes: int = Field(1024 * 1024, ge=1024, le=64 * 1024 * 1024)
-    max_header_bytes: int = Field(16 * 1024, ge=1024, le=64 * 1024)
-    max_json_depth: int = Field(32, ge=1, le=100)
+    log_format: Literal["auto", "json", "pretty"] = "auto"
+    """auto is json, but pretty on the terminal of a developer."""
+    allowed_hosts: CommaList = ()
+    """The exact names in whose Host requests are answered, in lower case and without port."""
+    cors_origins: CommaList = ()
+    """The exact origins whose pages may call from a browser, in lower case."""
+    max_body_bytes: int = Field(default=1024 * 1024, ge=1024, le=64 * 1024 * 1024)
+    max_header_bytes: int = Field(default=16 * 1024, ge=1024, le=64 * 1024)
+    max_json_depth: int = Field(default=32, ge=1, le=100)
     request_timeout_seconds: Seconds = 10
-    database_pool_size: int = Field(10, ge=1, le=200)
+    database_pool_size: int = Field(default=10, ge=1, le=200)
     statement_timeout_seconds: Seconds = 5
     lock_timeout_seconds: Seconds = 2
     idle_transaction_timeout_seconds: Seconds = 10
-    drain_seconds: float = Field(
-        default_factory=lambda data: 5 if _is_deployed(data) else 0,
-        ge=0,
-        le=300,
-        allow_inf_nan=False,
-        description="how long to serve on, no longer ready, after SIGTERM",
-    )
-    shutdown_seconds: Seconds = Field(20, description="how long requests may take to finish after that")
-    docs: bool = Field(
-        default_factory=lambda data: not _is_deployed(data), description="whether /docs and /openapi.json are open"
-    )
-    development_principals: bool = Field(
-        default_factory=lambda data: not _is_deployed(data), description="callers may say who they are; not deployed"
-    )
-    revision: str = Field("unknown", pattern=r"^[A-Za-z0-9._+-]{1,64}$", description="the commit of the build")
+    drain_seconds: float = Field(default_factory=lambda data: 5 if _is_deployed(data) else 0, ge=0, le=300)
+    """How long to serve on after SIGTERM, no longer ready, while load balancers look away."""
+    shutdown_seconds: Seconds = 20
+    """How long requests may then take to finish."""
+    docs: bool = Field(default_factory=lambda data: not _is_deployed(data))
+    """Whether /docs and /openapi.json are open to everybody."""
+    development_principals: bool = Field(default_factory=lambda data: not _is_deployed(data))
+    """Whether callers may say who they are. Never when deployed."""
+    revision: str = Field(default="unknown", pattern=r"^[A-Za-z0-9._+-]{1,64}$")
+    """The commit of the build."""
 
     @property
     def deployed(self) -> bool:

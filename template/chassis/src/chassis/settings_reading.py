@@ -51,7 +51,9 @@ class Examination(Generic[S]):
     """None if anything is wrong."""
 
 
-def examine(cls: type[S], environ: Mapping[str, str] | None = None, *, environment: str | None = None) -> Examination[S]:
+def examine(
+    cls: type[S], environ: Mapping[str, str] | None = None, *, environment: str | None = None
+) -> Examination[S]:
     """Do what `load` does, and return all that was found instead of raising."""
     environ = dict(os.environ if environ is None else environ)
     if environment is not None:
@@ -90,9 +92,9 @@ def _value(environ: Mapping[str, str], variable: str, *, secret: bool, found: Ex
     value, path = environ.get(variable, ""), environ.get(f"{variable}_FILE", "")
     if path:
         if not secret:
-            raise ValueError("cannot come from a file: only secrets can, unset its _FILE variable")
+            raise ValueError(f"cannot come from a file: only secrets can, unset {variable}_FILE")
         if value:
-            raise ValueError("is set twice: as itself and as its _FILE variable")
+            raise ValueError(f"is set twice: unset it, or {variable}_FILE")
         found.files.add(variable)
         value = _read_secret(Path(path))
     if value != value.strip():
@@ -105,7 +107,7 @@ def _value(environ: Mapping[str, str], variable: str, *, secret: bool, found: Ex
 def _read_secret(path: Path) -> str:
     try:
         if not path.is_file():
-            raise ValueError("must name a regular file that exists in its _FILE variable")
+            raise ValueError("has a _FILE variable that names no regular file")
         with path.open("rb") as file:
             content = file.read(MAX_SECRET_FILE_BYTES + 1)
         if len(content) > MAX_SECRET_FILE_BYTES:

@@ -13,9 +13,9 @@ MIN_DATABASE_PASSWORD: Final = 12
 
 # Only words of six letters and more: a random secret does not contain one by accident.
 _EXAMPLE_WORDS: Final = (
-    "changeme replaceme example placeholder insecure secret password default dummyvalue development qwerty letmein "
-    "yourkey yourtoken keyhere tokenhere"
-).split()
+    *("changeme", "replaceme", "example", "placeholder", "insecure", "default", "development", "dummyvalue"),
+    *("secret", "password", "qwerty", "letmein", "yourkey", "yourtoken", "keyhere", "tokenhere"),
+)
 _HOST_LABEL: Final = re.compile(r"(?!-)[a-z0-9-]{1,63}(?<!-)")
 _ORIGIN: Final = re.compile(r"(https?)://(\[[0-9a-f:.]+\]|[a-z0-9.-]+)(?::([1-9][0-9]{0,4}))?")
 _DEFAULT_PORTS: Final = {"http": "80", "https": "443"}
@@ -116,7 +116,7 @@ def check_database_url(url: str, *, deployed: bool, app_role: bool) -> None:
     remote = not all(host.startswith("/") or is_loopback(host) for host in hosts)
     problems: list[str] = []
     if app_role and (user == "postgres" or user.endswith(("_migrator", "_backup"))):
-        problems.append("must have the app role as its user: row-level security does not hold for an owner or superuser")
+        problems.append("must have the app role as its user: row-level security does not bind owners and superusers")
     if deployed and remote and set(options.get("sslmode", [])) != {"verify-full"}:
         problems.append("must have sslmode=verify-full in staging and production, unless the host is this machine")
     if deployed and remote and not password and not options.keys() & {"sslcert", "passfile"}:

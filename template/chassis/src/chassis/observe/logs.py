@@ -8,7 +8,7 @@ A broken stdout loses lines and nothing else.
 import logging
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, MutableMapping
 from datetime import UTC, datetime
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, BinaryIO, Final, LiteralString, Protocol, Self, cast
@@ -28,9 +28,9 @@ Fields = dict[str, Any]
 MAX_LINE_BYTES: Final = 32 * 1024
 _JSON: Final = orjson.OPT_UTC_Z | orjson.OPT_NAIVE_UTC
 _LEVELS: Final = ("debug", "info", "warning", "error", "critical")
-_OURS: Final = frozenset({"timestamp", "level", "event", "logger", "service", "version", "environment", "exception"}) | {
-    "request_id", "trace_id", "span_id", "tenant_id",
-}  # fmt: skip
+_OURS: Final = frozenset(
+    "timestamp level event logger service version environment request_id trace_id span_id tenant_id exception".split()  # noqa: SIM905  read as words
+)
 # Libraries whose messages are known to hold no text that a client sent. Others' have their text arguments redacted.
 _TRUSTED: Final = ("alembic", "py.warnings", "uvicorn")
 _OF_A_RECORD: Final = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "color_message"}
@@ -58,9 +58,14 @@ def get_logger(name: str) -> Logger:
 class _Output:
     """Where lines go and how they look. One for the process, so that loggers made before `configure` find it."""
 
-    write: Callable[[bytes], object] = staticmethod(lambda _: None)
-    pretty: Callable[[Fields, BaseException | None], bytes] | None = None
-    static: Fields = {}
+    def __init__(self) -> None:
+        self.write: Callable[[bytes], object] = _nowhere
+        self.pretty: Callable[[Fields, BaseException | None], bytes] | None = None
+        self.static: Fields = {}
+
+
+def _nowhere(_line: bytes) -> None:
+    """What a process has that was started without a stdout."""
 
 
 _output: Final = _Output()
@@ -75,7 +80,7 @@ class _Sink:
         self.name = name
 
     def line(self, line: bytes) -> None:
-        try:
+        try:  # noqa: SIM105  suppress() would cost as much as the write
             _output.write(line)
         except (OSError, ValueError, RuntimeError):
             pass  # closed, full, gone, or interrupted by itself: there is nowhere left to say so
@@ -83,7 +88,7 @@ class _Sink:
     debug = info = warning = error = critical = line
 
 
-def _render(sink: _Sink, level: str, fields: Fields) -> bytes:
+def _render(sink: _Sink, level: str, fields: MutableMapping[str, Any]) -> bytes:
     """structlog's only processor: a line made of what the call and its context say. Never raises."""
     try:
         return _line(sink.name, level, fields)
@@ -92,7 +97,7 @@ def _render(sink: _Sink, level: str, fields: Fields) -> bytes:
         return _line(sink.name, "error", {"event": event, "error": error})
 
 
-def _line(logger: str, level: str, fields: Fields) -> bytes:
+def _line(logger: str, level: str, fields: MutableMapping[str, Any]) -> bytes:
     line: Fields = {
         "timestamp": datetime.now(UTC),
         "level": level,
@@ -145,7 +150,8 @@ def _describe(error: BaseException) -> Iterator[Fields]:
     for _ in range(_MAX_CAUSES):
         if following is None:
             return
-        described: Fields = {"type": type_name(following), "stack": list(_stack(following.__traceback__))[-_MAX_FRAMES:]}
+        stack = list(_stack(following.__traceback__))
+        described: Fields = {"type": type_name(following), "stack": stack[-_MAX_FRAMES:]}
         if isinstance(following, BaseExceptionGroup):
             group = cast("BaseExceptionGroup[BaseException]", following)
             described["group"] = [type_name(member) for member in group.exceptions[:_MAX_CAUSES]]
@@ -214,7 +220,7 @@ def configure(settings: "Settings", *, stream: BinaryIO | None = None) -> None:
 
 def _writer(stream: BinaryIO | None) -> Callable[[bytes], object]:
     if stream is None:
-        return lambda _: None
+        return _nowhere
     # Unbuffered if it can be: one system call a line, and nothing left over that fails at exit.
     raw = getattr(stream, "raw", stream)
 

@@ -39,7 +39,8 @@ _CREDENTIAL: Final = re.compile(
     | (?P<header>(?:proxy-)?authorization|(?:set-)?cookie)\b["']?\s*[:=,].*  # these headers, to the end of the line
     | (?P<scheme>\bbearer\s+|\bbasic\s+(?=\S{8})(?-i:(?=[a-z+/]*[A-Z0-9])))[^\s"',;]+
     | eyJ[\w-]{8,}(?:\.[\w-]*)*                                          # a JSON Web Token
-    | (?P<name>(?:passw(?:or)?d|passphrase|pwd|secret|token|api[_-]?key|access[_-]?key|private[_-]?key|credential|session)
+    | (?P<name>
+        (?:passw(?:or)?d|passphrase|pwd|secret|token|(?:api|access|private)[_-]?key|credential|session)
         [\w.-]{0,32}(?:["']\s*,|["']?\s*[:=]))\s*b?(?:"[^"]*"?|'[^']*'?|[^\s,;&)}\]]+)
     | -----BEGIN[^-]*PRIVATE\ KEY-----[\s\S]*
     | (?P<mail>(?<![\w.+%-])[\w.+%-]+@[\w-]+(?:\.[\w-]+)+)
@@ -49,7 +50,7 @@ _CREDENTIAL: Final = re.compile(
 
 
 def allow_fields(*names: str) -> None:
-    """Let text under these names be seen in logs, in every module and at any depth. For names nobody puts secrets in."""
+    """Let text under these names be seen in logs, by whomever and at any depth. For names that nobody's secret has."""
     _allowed.update(names)
 
 
@@ -73,8 +74,11 @@ def redact(name: str, value: object, depth: int = 0) -> Any:
         return value.total_seconds()
     if isinstance(value, BaseException):
         return type_name(value)
-    if name not in _allowed or depth > _MAX_DEPTH:
-        return REDACTED
+    return _redact_text(name, value, depth) if name in _allowed and depth <= _MAX_DEPTH else REDACTED
+
+
+def _redact_text(name: str, value: object, depth: int) -> Any:
+    """`value`, whose name is declared: text, or what may hold text."""
     if isinstance(value, Enum):
         return redact(name, value.value, depth + 1)
     if isinstance(value, str):

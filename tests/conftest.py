@@ -1,0 +1,93 @@
+"""What every test of the template shares: a copy of the template as it lies, and ways to render it."""
+
+import os
+import shutil
+import subprocess
+from collections.abc import Generator
+from pathlib import Path
+from typing import Protocol
+
+import pytest
+from copier import run_copy
+
+ROOT = Path(__file__).parents[1]
+
+# Nothing that a person has set for themselves reaches a test, nor the processes that it starts.
+os.environ["COPIER_SETTINGS_PATH"] = str(Path(__file__).with_name("copier-settings.yml"))
+os.environ["GIT_CONFIG_GLOBAL"] = os.devnull
+os.environ["GIT_CONFIG_SYSTEM"] = os.devnull
+for role in ("AUTHOR", "COMMITTER"):
+    os.environ[f"GIT_{role}_NAME"] = "Somebody"
+    os.environ[f"GIT_{role}_EMAIL"] = "somebody@example.com"
+
+
+class Render(Protocol):
+    """Render the template with default answers but for those given, without the hook. Raises what Copier raises."""
+
+    def __call__(self, **answers: str) -> Path: ...
+
+
+@pytest.fixture(scope="session")
+def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The template as it lies, uncommitted changes included, in a folder without git: Copier reads it in place."""
+    target = tmp_path_factory.mktemp("template")
+    listed = subprocess.check_output(
+        [
+            "git",
+            "ls-files",
+            "-z",
+            "--cached",
+            "--others",
+            "--exclude-standard",
+            "copier.yml",
+            "hooks",
+            "includes",
+            "template",
+        ],
+        cwd=ROOT,
+    )
+    for name in filter(None, listed.decode().split("\0")):
+        if (ROOT / name).exists():  # not deleted since
+            (target / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, target / name)
+    return target
+
+
+@pytest.fixture
+def render(template: Path, tmp_path: Path) -> Render:
+    made: list[Path] = []
+
+    def render(**answers: str) -> Path:
+        target = tmp_path / f"render-{len(made)}"
+        made.append(target)
+        run_copy(str(template), target, data=answers, defaults=True, unsafe=True, quiet=True, skip_tasks=True)
+        return target
+
+    return render
+
+
+@pytest.fixture(scope="session")
+def default_tree(template: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    """The tree of a render with default answers."""
+    target = tmp_path_factory.mktemp("default") / "service"
+    run_copy(str(template), target, defaults=True, unsafe=True, quiet=True, skip_tasks=True)
+    return tree(target)
+
+
+def tree(folder: Path) -> dict[str, bytes]:
+    """Every file below a folder, by its path within."""
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and ".git" not in path.relative_to(folder).parts
+    }
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """A test that a developer's machine may skip, the pipeline has to run: there, a skip is a failure."""
+    report = yield
+    if report.skipped and os.environ.get("CHASSIS_CI") and not hasattr(report, "wasxfail"):
+        report.outcome = "failed"
+        report.longrepr = f"{item.nodeid} was skipped, and CHASSIS_CI is set: {report.longrepr}"
+    return report
