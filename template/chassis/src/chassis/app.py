@@ -16,7 +16,9 @@ from chassis.http.endpoints import Endpoint, compiled
 from chassis.http.errors import install_error_handlers
 from chassis.http.idempotency import documented as idempotent
 from chassis.http.routing import Routes
-from chassis.identity.development import DevelopmentPrincipals, nobody, permissions_by_role
+from chassis.identity import api_keyset
+from chassis.identity import module as own
+from chassis.identity.identity import Identity
 from chassis.identity.principal import Require, anybody
 from chassis.module import Listener, Module
 from chassis.observe import health, metrics
@@ -42,6 +44,7 @@ class Service(FastAPI):
     settings: Settings
     edge: Edge
     database: Database
+    identity: Identity
     readiness: health.Readiness
     version_info: health.Version
 
@@ -56,9 +59,10 @@ class Service(FastAPI):
             lifespan=_lifespan,
         )
         self.settings_class = settings_class
-        self.modules = modules
+        self.modules = (own.module, *modules)
         self.include_router(health.router)
-        for module in modules:
+        self.include_router(api_keyset.router, tags=[own.module.name])
+        for module in self.modules:
             allow_fields(*module.log_fields)
             if module.router is not None:
                 self.include_router(module.router, prefix=_PREFIX, tags=[module.name])
@@ -77,10 +81,9 @@ class Service(FastAPI):
         self.database = Database(settings, listeners)
         self.readiness = health.Readiness(self.database)
         self.version_info = health.Version(PROJECT, self.version, settings.revision)
-        authenticate = (
-            DevelopmentPrincipals(permissions_by_role(self.modules)) if settings.development_principals else nobody
-        )
-        self.edge = Edge(settings, self.database, self._routes(docs=settings.docs), super().__call__, authenticate)
+        self.identity = Identity(settings, self.database, own.permissions_by_role(self.modules))
+        routes = self._routes(docs=settings.docs)
+        self.edge = Edge(settings, self.database, routes, super().__call__, self.identity.authenticate)
         metrics.build.labels(PROJECT, self.version, settings.revision).set(1)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -125,9 +128,11 @@ def _dependencies(dependant: Dependant) -> Iterator[object]:
 async def _lifespan(service: FastAPI) -> AsyncGenerator[None]:
     assert isinstance(service, Service)
     await service.database.open()
+    await service.identity.start()
     try:
         yield
     finally:
+        await service.identity.stop()
         await service.database.close(_CLOSE_SECONDS)
 
 

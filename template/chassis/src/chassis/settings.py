@@ -19,7 +19,10 @@ from chassis.settings_rules import (
     check_bind_address,
     check_database_url,
     check_hosts,
+    check_mail_address,
+    check_origin,
     check_origins,
+    check_smtp_url,
     database_user,
     refusal,
     secret_weakness,
@@ -75,7 +78,7 @@ class Settings(BaseSettings):
     migrator_database_url: SecretStr | None = Field(default=None, validation_alias="MIGRATOR_DATABASE_URL")
     """Of a role that may change the schema. Only `chassis migrate` uses it."""
     secret_key: SecretStr = SecretStr("")
-    """Signs what clients hold for us, such as cursors. 32 characters at least."""
+    """Signs what clients hold for us, such as cursors, and seals the keys that sign tokens. 32 characters at least."""
     log_level: Literal["debug", "info", "warning", "error", "critical"] = "info"
     log_format: Literal["auto", "json", "pretty"] = "auto"
     """auto is json, but pretty on the terminal of a developer."""
@@ -83,6 +86,12 @@ class Settings(BaseSettings):
     """The exact names in whose Host requests are answered, in lower case and without port."""
     cors_origins: CommaList = ()
     """The exact origins whose pages may call from a browser, in lower case."""
+    public_url: str = ""
+    """The origin that people know this service by: who issues tokens, and where the links in mails lead."""
+    smtp_url: SecretStr | None = None
+    """Of the server that takes our mail. None in development and test: mail is kept in .dev/mail."""
+    mail_from: str = ""
+    """The address that mail is from."""
     max_body_bytes: int = Field(default=1024 * 1024, ge=1024, le=64 * 1024 * 1024)
     max_header_bytes: int = Field(default=16 * 1024, ge=1024, le=64 * 1024)
     max_json_depth: int = Field(default=32, ge=1, le=100)
@@ -97,8 +106,6 @@ class Settings(BaseSettings):
     """How long requests may then take to finish."""
     docs: bool = Field(default_factory=lambda data: not _is_deployed(data))
     """Whether /docs and /openapi.json are open to everybody."""
-    development_principals: bool = Field(default_factory=lambda data: not _is_deployed(data))
-    """Whether callers may say who they are. Never when deployed."""
     revision: str = Field(default="unknown", pattern=r"^[A-Za-z0-9._+-]{1,64}$")
     """The commit of the build."""
 
@@ -170,7 +177,7 @@ class Settings(BaseSettings):
     def _any_secret(cls, value: object, info: ValidationInfo) -> object:
         """Refuse weak secrets when deployed. A field with a `min_length` of its own is taken at its word."""
         name = info.field_name or ""
-        if not isinstance(value, SecretStr) or name.endswith("database_url") or not _is_deployed(info.data):
+        if not isinstance(value, SecretStr) or name.endswith("_url") or not _is_deployed(info.data):
             return value
         field = cls.model_fields[name]
         minimum = [limit.min_length for limit in field.metadata if isinstance(limit, MinLen)]
@@ -202,9 +209,31 @@ class Settings(BaseSettings):
         check_origins(origins, deployed=_is_deployed(info.data))
         return origins
 
-    @field_validator("development_principals")
+    @field_validator("public_url")
     @classmethod
-    def _development_principals(cls, value: bool, info: ValidationInfo) -> bool:
-        if value and _is_deployed(info.data):
-            raise refusal("must not be true in staging and production: anyone could be anyone")
+    def _public_url(cls, value: str, info: ValidationInfo) -> str:
+        if not value:
+            if _is_deployed(info.data):
+                raise refusal("is required in staging and production")
+            return f"http://localhost:{info.data.get('port', 0)}"
+        check_origin(value, deployed=_is_deployed(info.data))
+        return value
+
+    @field_validator("smtp_url")
+    @classmethod
+    def _smtp_url(cls, value: SecretStr | None, info: ValidationInfo) -> SecretStr | None:
+        if value is not None:
+            check_smtp_url(value.get_secret_value())
+        elif _is_deployed(info.data):
+            raise refusal("is required in staging and production: people verify their addresses by mail")
+        return value
+
+    @field_validator("mail_from")
+    @classmethod
+    def _mail_from(cls, value: str, info: ValidationInfo) -> str:
+        if not value:
+            if _is_deployed(info.data):
+                raise refusal("is required in staging and production")
+            return "service@localhost"
+        check_mail_address(value)
         return value

@@ -82,6 +82,38 @@ def check_origins(origins: tuple[str, ...], *, deployed: bool) -> None:
             raise refusal(f"must be https in staging and production: entry {number} is not")
 
 
+def check_origin(origin: str, *, deployed: bool) -> None:
+    """Refuse what is not one origin, as `check_origins` does for several."""
+    match = _ORIGIN.fullmatch(origin)
+    if not match or not _is_host(match[2]) or int(match[3] or 0) > 65535 or match[3] == _DEFAULT_PORTS[match[1]]:
+        raise refusal("must be an origin in lower case, such as https://app.example.com, without path or default port")
+    if deployed and match[1] == "http" and not is_loopback(match[2]):
+        raise refusal("must be https in staging and production")
+
+
+def check_smtp_url(url: str) -> None:
+    """Refuse what is not smtp://user:password@host:port (STARTTLS) or smtps://… (TLS from the first byte)."""
+    try:
+        parts = urlsplit(url)
+        valid = parts.port != 0 and not (parts.path.strip("/") or parts.query or parts.fragment)
+    except ValueError:
+        raise refusal("must be a well-formed URL: is a special character in the password not %-encoded?") from None
+    if parts.scheme not in ("smtp", "smtps") or not parts.hostname or not valid:
+        raise refusal("must be smtp://user:password@host:587, or smtps:// for TLS from the first byte")
+    if bool(parts.username) != bool(parts.password):
+        raise refusal("must have both a user and a password, or neither")
+
+
+def check_mail_address(address: str) -> None:
+    """Refuse what is not a plain e-mail address."""
+    from email_validator import EmailNotValidError, validate_email
+
+    try:
+        validate_email(address, check_deliverability=False)
+    except EmailNotValidError:
+        raise refusal("must be an e-mail address, such as no-reply@example.com") from None
+
+
 def _is_host(host: str) -> bool:
     if host.startswith("["):
         try:

@@ -19,9 +19,10 @@ import urllib.request
 from collections.abc import AsyncGenerator, Callable, Generator, Iterator
 from contextlib import ExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
-from uuid import UUID, uuid4
+from uuid import UUID, uuid4, uuid5
 
 import pytest
 
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 
     from chassis.app import Service
     from chassis.dev.postgres import Postgres
+    from chassis.identity.keys import KeyRing
     from chassis.settings import Settings
 
 _SERVE_SECONDS = 15.0
@@ -136,6 +138,7 @@ def environment(database: TestDatabase) -> dict[str, str]:
     """The variables that the service of this test is configured with. Change them before asking for `app` or `serve`."""
     return {
         "APP_ENVIRONMENT": "test",
+        "APP_PUBLIC_URL": "http://localhost",
         "DATABASE_URL": database.app,
         "MIGRATOR_DATABASE_URL": database.superuser,
     }
@@ -203,13 +206,43 @@ def tenant_id() -> UUID:
 
 
 @pytest.fixture
-def as_principal(tenant_id: UUID) -> Callable[..., dict[str, str]]:
-    """`client.get(…, headers=as_principal("viewer"))`: act in that role, in the test's tenant unless another is given."""
+def as_principal(settings: "Settings", database: TestDatabase, tenant_id: UUID) -> Callable[..., dict[str, str]]:
+    """`client.get(…, headers=as_principal("viewer"))`: act in that role, in the test's tenant unless another is given.
+
+    The access token is a real one, signed with the service's own key; only that no one has signed in for it.
+    """
+    from chassis.app import load_app
+    from chassis.identity.module import permissions_by_role
+    from chassis.identity.tokens import access_tokens
+
+    keys = _key_ring(settings, database)
+    tokens = access_tokens(keys, settings.public_url, permissions_by_role(load_app().modules))
 
     def headers(role: str = "owner", tenant: UUID = tenant_id) -> dict[str, str]:
-        return {"Authorization": f"Bearer dev:{tenant}:{role}"}
+        subject = uuid5(tenant, role)
+        token = tokens.issue(subject=subject, tenant_id=tenant, role=role, session_id=uuid5(subject, "session"))
+        return {"Authorization": f"Bearer {token}"}
 
     return headers
+
+
+def _key_ring(settings: "Settings", database: TestDatabase) -> "KeyRing":
+    """The keys of the services on this database, whether or not one has started: the first to come makes the first key."""
+    import psycopg
+
+    from chassis.identity.keys import OVERLAP, KeyRing, SealedKey
+
+    ring = KeyRing(settings.secret_key.get_secret_value())
+    with psycopg.connect(database.superuser, autocommit=True) as connection:
+        rows = connection.execute("select kid, sealed, signs_from from chassis.signing_keys").fetchall()
+        if not ring.read(SealedKey(*row) for row in rows):
+            key = ring.new(datetime.now(UTC) - OVERLAP)
+            connection.execute(
+                "insert into chassis.signing_keys (kid, sealed, signs_from) values (%s, %s, %s)",
+                [key.kid, key.sealed, key.signs_from],
+            )
+            ring.read([key])
+    return ring
 
 
 class RunningServer:

@@ -5,6 +5,7 @@ that begins and names the tenant, the handler's own queries, one that commits.
 """
 
 import asyncio
+from collections.abc import Callable
 from time import perf_counter
 from types import TracebackType
 from typing import TYPE_CHECKING, Annotated, Any, Self, TypeVar
@@ -31,7 +32,7 @@ class UnitOfWork:
     Use it as a context manager outside a request; an exception rolls it back.
     """
 
-    __slots__ = ("_connection", "_database", "_settings", "tenant_id")
+    __slots__ = ("_after", "_connection", "_database", "_settings", "tenant_id")
 
     def __init__(
         self,
@@ -42,13 +43,11 @@ class UnitOfWork:
     ) -> None:
         self._database = database
         self.tenant_id = tenant_id
-        # Rendered from parsed values: nothing that was sent becomes SQL.
-        self._settings = f"SET LOCAL app.tenant_id='{UUID(int=tenant_id.int)}';" if tenant_id else ""
-        if account_id:
-            self._settings += f"SET LOCAL app.account_id='{UUID(int=account_id.int)}';"
+        self._settings = _settings(tenant_id, account_id)
         if lookup:
             self._settings += f"SET LOCAL app.lookup='{lookup.hex()}';"
         self._connection: Connection | None = None
+        self._after: list[Callable[[], object]] = []
 
     async def begin(self, then: str = "") -> str:
         """Begin, name the tenant, and run `then` in the same message; returns the status of the last statement.
@@ -72,6 +71,18 @@ class UnitOfWork:
             raise
         self._connection = None
         await self._database.release(connection)
+        for callback in self._after:
+            callback()
+
+    def after_commit(self, callback: Callable[[], object]) -> None:
+        """Call `callback` once everything is kept; never if it is not. It must not raise."""
+        self._after.append(callback)
+
+    async def act_as(self, tenant_id: UUID | None = None, account_id: UUID | None = None) -> None:
+        """Go on as a tenant, an account or both that were only found out within this transaction."""
+        if tenant_id:
+            self.tenant_id = tenant_id
+        await self._connected().execute(_settings(tenant_id, account_id))
 
     async def rollback(self) -> None:
         """Undo, and give the connection back: clean, or closed when the server does not answer in time."""
@@ -138,6 +149,12 @@ class UnitOfWork:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self.settle(commit=error is None)
+
+
+def _settings(tenant_id: UUID | None, account_id: UUID | None) -> str:
+    # Rendered from parsed values: nothing that was sent becomes SQL.
+    tenant = f"SET LOCAL app.tenant_id='{UUID(int=tenant_id.int)}';" if tenant_id else ""
+    return tenant + (f"SET LOCAL app.account_id='{UUID(int=account_id.int)}';" if account_id else "")
 
 
 async def transaction(request: Request) -> UnitOfWork:

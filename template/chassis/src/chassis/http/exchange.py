@@ -8,13 +8,16 @@ from starlette.types import Message, Receive, Scope, Send
 
 from chassis.http import strict_json
 from chassis.http.ids import new_id, trace_of
-from chassis.http.problems import too_large, unsupported_media_type
+from chassis.http.problems import Problem, too_large, unsupported_media_type
 from chassis.http.reply import Reply
 from chassis.identity.principal import Principal, check
 from chassis.observe.context import RequestContext
+from chassis.observe.logs import get_logger
 
 if TYPE_CHECKING:
     from chassis.http.edge import Edge
+
+_log = get_logger("chassis.identity")
 
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,128}")
 _JSON = re.compile(rb"application/(?:json|[a-z0-9.+-]+\+json)(?:\s*;\s*charset=\"?utf-8\"?)?\s*", re.IGNORECASE)
@@ -56,7 +59,12 @@ class Exchange(RequestContext):
             if principal is not None:
                 self.tenant_id = principal.tenant_id
                 self.subject = principal.subject
-        return check(self.principal, permission)
+        try:
+            return check(self.principal, permission)
+        except Problem as problem:
+            if problem.status == 403:
+                _log.warning("authz_fail", subject=self.subject, permission=permission)
+            raise
 
     async def body(self) -> bytes:
         """The whole body; a 413 problem as soon as it is known to pass the limit."""

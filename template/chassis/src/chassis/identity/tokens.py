@@ -90,7 +90,7 @@ class AccessTokens:
             if key is None:
                 return None
             return self._read(jwt.decode(token, key, algorithms=[_ALGORITHM]).claims)
-        except (JoseError, ValueError, KeyError, TypeError):
+        except (JoseError, ValueError, KeyError, TypeError, AttributeError):
             return None
 
     def _read(self, claims: Mapping[str, Any]) -> _Verified | None:
@@ -114,3 +114,8 @@ def _seconds(value: object) -> int:
     if type(value) is not int:
         raise TypeError("a time in a token is a whole number of seconds")
     return value
+
+
+def access_tokens(keys: KeyRing, origin: str, permissions: Mapping[str, frozenset[str]]) -> AccessTokens:
+    """Those of the service at `origin`, which issues them and is the one that they are for."""
+    return AccessTokens(keys, origin, f"{origin}/v1", permissions)

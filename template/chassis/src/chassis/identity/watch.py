@@ -1,4 +1,4 @@
-"""What every replica must hear of soon: revoked sessions and new signing keys. Asked for every few seconds.
+"""What every replica must hear of soon: revoked sessions and API keys, and new signing keys. Asked for every few seconds.
 
 Bound: a token stops within `PERIOD_SECONDS` of its session's end, at once on the replica that ended it. When the
 database could not be asked for `STALE_SECONDS`, no token is accepted at all, since it could have been revoked.
@@ -12,13 +12,19 @@ from uuid import UUID
 
 from chassis.data.pool import Database
 from chassis.data.queries import query
+from chassis.data.unit_of_work import UnitOfWork
 from chassis.http.problems import Problem, unavailable
-from chassis.identity.keys import KeyRing, SealedKey
+from chassis.identity.keys import OVERLAP, KeyRing, SealedKey
 from chassis.identity.tokens import LIFETIME_SECONDS
 from chassis.observe.logs import get_logger
 
 PERIOD_SECONDS = 5.0
 STALE_SECONDS = 25.0
+
+_REMEMBERED_SECONDS = LIFETIME_SECONDS + 60.0
+"""Later than this no token of a revoked session is left."""
+_FORGET_EVERY = 100
+"""Periods between two deletions of what nobody asks for any more."""
 
 _log = get_logger("chassis.identity")
 
@@ -28,19 +34,21 @@ _KEYS = query(
     "select {row} from chassis.signing_keys",
     scan_allowed="a handful of rows",
 )
-_FIRST_KEY = query(
-    "identity.first_signing_key",
+_MAKING_KEY = query("identity.making_signing_key", str, "select pg_advisory_xact_lock(hashtext('chassis.signing_keys'))")
+ADD_KEY = query(
+    "identity.add_signing_key",
     str,
-    """
-    insert into chassis.signing_keys (kid, sealed, signs_from)
-    select $1, $2, $3 where not exists (select from chassis.signing_keys)
-    """,
-    scan_allowed="a handful of rows",
+    "insert into chassis.signing_keys (kid, sealed, signs_from) values ($1, $2, $3)",
 )
 _REVOKED = query(
     "identity.revoked",
     UUID,
     "select id from chassis.revocations where revoked_at > now() - make_interval(secs => $1)",
+)
+_FORGET = query(
+    "identity.forget_revoked",
+    UUID,
+    "delete from chassis.revocations where revoked_at < now() - make_interval(secs => $1)",
 )
 
 
@@ -51,6 +59,7 @@ class Watch:
         self._database = database
         self._keys = keys
         self._revoked: frozenset[UUID] = frozenset()
+        self._heard: dict[UUID, float] = {}
         self._fresh_until = 0.0
         self._task: asyncio.Task[None] | None = None
 
@@ -66,40 +75,58 @@ class Watch:
                 await self._task
 
     def revoked(self, session_id: UUID | None) -> bool:
-        """Whether a session has ended. Raises a 503 problem when too little is known to say."""
+        """Whether a session or API key has ended. Raises a 503 problem when too little is known to say."""
         if monotonic() > self._fresh_until:
             raise stale()
         return session_id in self._revoked
 
-    def heard(self, *session_ids: UUID) -> None:
-        """Know of sessions that this replica itself has ended, without asking."""
-        self._revoked |= frozenset(session_ids)
+    def heard(self, *ids: UUID) -> None:
+        """Know of what this replica itself has ended, without asking."""
+        self._heard.update(dict.fromkeys(ids, monotonic()))
+        self._revoked |= self._heard.keys()
 
     async def refresh(self) -> None:
         """Ask now. Raises whatever the database does."""
+        asked = monotonic()
         async with self._database.unit_of_work(None) as db:
-            keys = await db.all(_KEYS)
-            if not keys:
-                first = self._keys.new(datetime.now(UTC))
-                await db.run(_FIRST_KEY, first.kid, first.sealed, first.signs_from)
-                keys = await db.all(_KEYS)
-            revoked = await db.all(_REVOKED, float(LIFETIME_SECONDS + 60))
-        self._keys.read(keys)
-        self._revoked = frozenset(revoked)
-        self._fresh_until = monotonic() + STALE_SECONDS
+            if not self._keys.read(await db.all(_KEYS)):
+                await self._first_key(db)
+            revoked = await db.all(_REVOKED, _REMEMBERED_SECONDS)
+        # What was heard while the question was under way may not be in the answer.
+        self._heard = {one: when for one, when in self._heard.items() if when > asked}
+        self._revoked = frozenset(revoked) | self._heard.keys()
+        self._fresh_until = asked + STALE_SECONDS
+
+    async def _first_key(self, db: UnitOfWork) -> None:
+        """Make a key that signs at once, unless another replica is just doing so."""
+        await db.run(_MAKING_KEY)
+        if not self._keys.read(await db.all(_KEYS)):
+            first = self._keys.new(datetime.now(UTC) - OVERLAP)  # whatever another replica's clock says
+            await db.run(ADD_KEY, first.kid, first.sealed, first.signs_from)
+            self._keys.read(await db.all(_KEYS))
 
     async def _run(self) -> None:
+        rounds = 0
         while True:
             await asyncio.sleep(PERIOD_SECONDS)
             await self._try()
+            rounds += 1
+            if rounds % _FORGET_EVERY == 0:
+                await self._forget()
 
     async def _try(self) -> None:
         try:
             async with asyncio.timeout(PERIOD_SECONDS):
                 await self.refresh()
-        except (Exception, Problem) as error:
+        except Exception as error:
             _log.warning("revocations could not be read", error=type(error).__name__)
+
+    async def _forget(self) -> None:
+        with suppress(Exception):
+            async with self._database.unit_of_work(None) as db:
+                await db.run(_FORGET, 2 * _REMEMBERED_SECONDS)
 
 
 def stale() -> Problem:
+    """The 503 while nobody can tell which tokens are revoked."""
     return unavailable("authentication_unavailable", "Tokens cannot be checked at the moment. Try again shortly.")

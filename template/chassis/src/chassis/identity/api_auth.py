@@ -1,0 +1,153 @@
+"""Signing up, in and out, sessions and passwords, over HTTP."""
+
+from typing import Annotated
+from uuid import UUID
+
+from fastapi import APIRouter, Request
+from fastapi.params import Depends
+from pydantic import Field
+
+from chassis.http.input import Input
+from chassis.http.paging import Page, PageRequest
+from chassis.identity import invitations, recovery, sessions, signin, signup
+from chassis.identity.dependencies import Desk, Me
+from chassis.identity.invitations import Joined
+from chassis.identity.passwords import LONGEST
+from chassis.identity.principal import public
+from chassis.identity.sessions import Session
+from chassis.identity.signin import Tokens
+
+_USER_AGENT_LENGTH = 200
+
+router = APIRouter(prefix="/auth")
+
+Email = Annotated[str, Field(min_length=3, max_length=254, description="An e-mail address.", examples=["ann@example.com"])]
+Password = Annotated[str, Field(min_length=1, max_length=LONGEST)]
+NewPassword = Annotated[
+    str, Field(min_length=1, max_length=LONGEST, description="15 characters or more, and not one that others would guess.")
+]
+Token = Annotated[str, Field(min_length=1, max_length=200)]
+
+
+class Credentials(Input):
+    email: Email
+    password: Password
+
+
+class NewAccount(Input):
+    email: Email
+    password: NewPassword
+
+
+class OneTimeToken(Input):
+    token: Token
+
+
+class RefreshToken(Input):
+    refresh_token: Token
+
+
+class Switch(Input):
+    refresh_token: Token
+    tenant_id: Annotated[UUID, Field(strict=False)]
+
+
+class PasswordChange(Input):
+    current_password: Password
+    new_password: NewPassword
+
+
+class Forgotten(Input):
+    email: Email
+
+
+class Reset(Input):
+    token: Token
+    password: NewPassword
+
+
+async def _user_agent(request: Request) -> str | None:
+    agent = request.headers.get("user-agent", "")[:_USER_AGENT_LENGTH]
+    return agent if agent.isprintable() and agent else None
+
+
+UserAgent = Annotated[str | None, Depends(_user_agent)]
+
+
+@router.post("/signup", status_code=202, dependencies=[public])
+async def sign_up(body: NewAccount, desk: Desk) -> None:
+    """Make an account. What is next stands in a mail; the answer is the same when the address has an account."""
+    await signup.sign_up(desk, body.email, body.password)
+
+
+@router.post("/verify", status_code=204, dependencies=[public])
+async def verify(body: OneTimeToken, desk: Desk) -> None:
+    """Confirm an address with the token of the mail."""
+    await signup.verify(desk, body.token)
+
+
+@router.post("/signin", dependencies=[public])
+async def sign_in(body: Credentials, desk: Desk, user_agent: UserAgent) -> Tokens:
+    """Get an access token, for minutes, and a refresh token, for days."""
+    return await signin.sign_in(desk, body.email, body.password, user_agent)
+
+
+@router.post("/refresh", dependencies=[public])
+async def refresh(body: RefreshToken, desk: Desk) -> Tokens:
+    """Get new tokens for a refresh token. It is good once: the second use ends the session."""
+    return await signin.refresh(desk, body.refresh_token)
+
+
+@router.post("/switch", dependencies=[public])
+async def switch(body: Switch, desk: Desk) -> Tokens:
+    """Get tokens for another tenant of the same account. The refresh token and its session end."""
+    return await signin.switch(desk, body.refresh_token, body.tenant_id)
+
+
+@router.post("/signout", status_code=204)
+async def sign_out(who: Me, desk: Desk) -> None:
+    """End the session that the access token belongs to."""
+    if who.session_id is not None:
+        await sessions.sign_out(desk, who, who.session_id)
+
+
+@router.get("/sessions")
+async def list_sessions(who: Me, desk: Desk, page: PageRequest) -> Page[Session]:
+    """Where the account is signed in, newest first."""
+    return await sessions.page(desk, who, page)
+
+
+@router.delete("/sessions", status_code=204)
+async def end_all_sessions(who: Me, desk: Desk) -> None:
+    """Sign out everywhere, here too."""
+    await sessions.end_all(desk, who)
+
+
+@router.delete("/sessions/{session_id}", status_code=204)
+async def end_session(session_id: UUID, who: Me, desk: Desk) -> None:
+    """Sign out one session."""
+    await sessions.end_one(desk, who, session_id)
+
+
+@router.post("/password/change", status_code=204)
+async def change_password(body: PasswordChange, who: Me, desk: Desk) -> None:
+    """Change the password. All other sessions end."""
+    await recovery.change(desk, who, body.current_password, body.new_password)
+
+
+@router.post("/password/forgot", status_code=202, dependencies=[public])
+async def forgot_password(body: Forgotten, desk: Desk) -> None:
+    """Ask for a mail with a link to choose a new password. The answer is the same for an unknown address."""
+    await recovery.forgot(desk, body.email)
+
+
+@router.post("/password/reset", status_code=204, dependencies=[public])
+async def reset_password(body: Reset, desk: Desk) -> None:
+    """Choose a new password with the token of the mail. All sessions end."""
+    await recovery.reset(desk, body.token, body.password)
+
+
+@router.post("/invitations/accept")
+async def accept_invitation(body: OneTimeToken, who: Me, desk: Desk) -> Joined:
+    """Join the tenant that has invited the caller's address."""
+    return await invitations.accept(desk, who, body.token)

@@ -1,0 +1,54 @@
+"""Everything that identity is made of in one process, put together once."""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from chassis.data.pool import Database
+from chassis.identity.authenticate import Authenticate
+from chassis.identity.background import Background
+from chassis.identity.keys import KeyRing
+from chassis.identity.letters import Letters
+from chassis.identity.mail import Post, post
+from chassis.identity.opaque import OpaqueTokens
+from chassis.identity.passwords import Passwords
+from chassis.identity.tokens import access_tokens
+from chassis.identity.watch import Watch
+
+if TYPE_CHECKING:
+    from chassis.settings import Settings
+
+_FINISH_SECONDS = 5.0
+
+
+class Identity:
+    """What the handlers and services of this package work with."""
+
+    def __init__(
+        self, settings: "Settings", database: Database, permissions: Mapping[str, frozenset[str]]
+    ) -> None:
+        secret, origin = settings.secret_key.get_secret_value(), settings.public_url
+        self.database = database
+        self.permissions = permissions
+        """Of each role."""
+        self.verified_only = settings.deployed
+        """Whether signing in needs a verified address: not in development, where no mail arrives."""
+        self.keys = KeyRing(secret)
+        self.watch = Watch(database, self.keys)
+        self.access_tokens = access_tokens(self.keys, origin, permissions)
+        self.refresh_tokens = OpaqueTokens(secret, b"refresh")
+        self.one_time_tokens = OpaqueTokens(secret, b"one time")
+        self.passwords = Passwords()
+        self.letters = Letters(origin)
+        self.post: Post = post(settings)
+        self.background = Background()
+        self.authenticate = Authenticate(database, self.access_tokens, self.watch, self.background)
+
+    async def start(self) -> None:
+        """Learn keys and revocations. The database need not be there yet."""
+        await self.watch.start()
+
+    async def stop(self) -> None:
+        """Let mails that wait go out."""
+        await self.background.finish(_FINISH_SECONDS)
+        await self.watch.stop()
+        self.passwords.close()

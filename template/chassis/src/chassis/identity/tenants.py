@@ -1,0 +1,151 @@
+"""Tenants and their members. Whoever changes a role must have that role at least, and one owner always stays."""
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Literal
+from uuid import UUID
+
+from chassis.data.queries import query
+from chassis.data.unit_of_work import UnitOfWork
+from chassis.http.paging import Page, Paging
+from chassis.http.problems import Problem, not_found
+from chassis.identity import audit, sessions
+from chassis.identity.identity import Identity
+from chassis.identity.principal import Principal
+
+Role = Literal["owner", "admin", "member", "viewer"]
+
+
+@dataclass(frozen=True, slots=True)
+class Tenant:
+    id: UUID
+    name: str
+    role: str
+    created_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    account_id: UUID
+    email: str
+    role: str
+    created_at: datetime
+
+    @property
+    def id(self) -> UUID:
+        return self.account_id
+
+
+_MINE = query(
+    "identity.tenants",
+    Tenant,
+    """
+    select t.id, t.name, m.role, t.created_at
+    from chassis.memberships m join chassis.tenants t on t.id = m.tenant_id
+    where m.account_id = $1 and ($2::timestamptz is null or (t.created_at, t.id) < ($2, $3::uuid))
+    order by t.created_at desc, t.id desc
+    limit $4
+    """,
+)
+_RENAME = query(
+    "identity.rename_tenant",
+    Tenant,
+    "update chassis.tenants set name = $2 where id = $1 returning id, name, $3::text as role, created_at",
+)
+_MEMBERS = query(
+    "identity.members",
+    Member,
+    """
+    select m.account_id, a.email, m.role, m.created_at
+    from chassis.memberships m join chassis.accounts a on a.id = m.account_id
+    where m.tenant_id = $1 and ($2::timestamptz is null or (m.created_at, m.account_id) < ($2, $3::uuid))
+    order by m.created_at desc, m.account_id desc
+    limit $4
+    """,
+)
+_MEMBER = query(
+    "identity.member",
+    Member,
+    """
+    select m.account_id, a.email, m.role, m.created_at
+    from chassis.memberships m join chassis.accounts a on a.id = m.account_id
+    where m.tenant_id = $1 and m.account_id = $2
+    """,
+)
+# All owners of the tenant are locked, in one order, so that two owners cannot remove each other at the same time.
+_OWNERS = query(
+    "identity.owners",
+    UUID,
+    "select account_id from chassis.memberships where tenant_id = $1 and role = 'owner' order by account_id for update",
+)
+_SET_ROLE = query(
+    "identity.set_role",
+    UUID,
+    "update chassis.memberships set role = $3 where tenant_id = $1 and account_id = $2 returning account_id",
+)
+_REMOVE = query(
+    "identity.remove_member",
+    UUID,
+    "delete from chassis.memberships where tenant_id = $1 and account_id = $2 returning account_id",
+)
+
+
+async def mine(identity: Identity, who: Principal, paging: Paging) -> Page[Tenant]:
+    """The tenants that the caller is a member of."""
+    async with identity.database.unit_of_work(None, account_id=who.subject) as db:
+        return paging.page(await db.all(_MINE, who.subject, paging.created_at, paging.id, paging.fetch))
+
+
+async def rename(db: UnitOfWork, who: Principal, name: str) -> Tenant:
+    tenant = await db.first(_RENAME, who.tenant_id, name, who.role)
+    if tenant is None:
+        raise not_found()
+    await audit.record(db, "authz_admin", actor=who.subject, subject=who.tenant_id, change="tenant renamed")
+    return tenant
+
+
+async def members(db: UnitOfWork, who: Principal, paging: Paging) -> Page[Member]:
+    return paging.page(await db.all(_MEMBERS, who.tenant_id, paging.created_at, paging.id, paging.fetch))
+
+
+async def set_role(identity: Identity, db: UnitOfWork, who: Principal, account_id: UUID, role: Role) -> Member:
+    """Give a member another role. Their sessions in this tenant end: the tokens of those say the old one."""
+    check_may_give(who, role)
+    member = await _member(db, who, account_id, stays_owner=role == "owner")
+    if member.role != role:
+        await db.run(_SET_ROLE, who.tenant_id, account_id, role)
+        await sessions.end(identity, db, account_id, tenant_id=who.tenant_id)
+        await _record(db, who, account_id, member.role, role)
+    return Member(member.account_id, member.email, role, member.created_at)
+
+
+async def remove(identity: Identity, db: UnitOfWork, who: Principal, account_id: UUID) -> None:
+    """Remove a member, or leave. Their sessions in this tenant end."""
+    member = await _member(db, who, account_id, stays_owner=False)
+    await db.run(_REMOVE, who.tenant_id, account_id)
+    await sessions.end(identity, db, account_id, tenant_id=who.tenant_id)
+    await _record(db, who, account_id, member.role, None)
+
+
+def check_may_give(who: Principal, role: str) -> None:
+    """Only owners make owners: an admin who could would be one."""
+    if role == "owner" and who.role != "owner":
+        raise Problem(403, "owner_required", "Only an owner can do that to an owner.")
+
+
+async def _member(db: UnitOfWork, who: Principal, account_id: UUID, *, stays_owner: bool) -> Member:
+    """The member, if the caller may change it. Other changes to the tenant's owners wait until the commit."""
+    owners = await db.all(_OWNERS, who.tenant_id)
+    member = await db.first(_MEMBER, who.tenant_id, account_id)
+    if member is None:
+        raise not_found()
+    check_may_give(who, member.role)
+    if owners == [account_id] and not stays_owner:
+        raise Problem(409, "last_owner", "A tenant needs an owner: make somebody else one first.")
+    return member
+
+
+async def _record(db: UnitOfWork, who: Principal, account_id: UUID, before: str, after: str | None) -> None:
+    await audit.record(
+        db, "privilege_permissions_changed", actor=who.subject, subject=account_id, before=before, after=after
+    )
