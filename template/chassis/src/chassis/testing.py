@@ -155,12 +155,20 @@ def settings(environment: dict[str, str]) -> "Settings":
 
 @pytest.fixture
 def app(settings: "Settings") -> "Service":
-    """The service, configured but not started."""
+    """The service, configured but not started. Its passwords are hashed as fast as argon2id can."""
     from chassis.app import load_app
 
     service = load_app()
-    service.configure(settings)
+    configure(service, settings)
     return service
+
+
+def configure(service: "Service", settings: "Settings") -> None:
+    """Configure a service for a test."""
+    from chassis.identity.passwords import Cost, Passwords
+
+    service.configure(settings)
+    service.identity.passwords = Passwords(Cost(memory_kib=8, passes=1))
 
 
 @pytest.fixture

@@ -1,6 +1,7 @@
 """Signing up, in and out, sessions and passwords, over HTTP."""
 
-from typing import Annotated
+from dataclasses import dataclass
+from typing import Annotated, Literal
 from uuid import UUID
 
 from fastapi import APIRouter, Request
@@ -49,7 +50,7 @@ class RefreshToken(Input):
 
 class Switch(Input):
     refresh_token: Token
-    tenant_id: Annotated[UUID, Field(strict=False)]
+    tenant_id: UUID
 
 
 class PasswordChange(Input):
@@ -59,6 +60,13 @@ class PasswordChange(Input):
 
 class Forgotten(Input):
     email: Email
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """Whatever happened, this is all that is told here: the rest goes by mail."""
+
+    status: Literal["accepted"] = "accepted"
 
 
 class Reset(Input):
@@ -75,9 +83,10 @@ UserAgent = Annotated[str | None, Depends(_user_agent)]
 
 
 @router.post("/signup", status_code=202, dependencies=[public])
-async def sign_up(body: NewAccount, desk: Desk) -> None:
+async def sign_up(body: NewAccount, desk: Desk) -> Accepted:
     """Make an account. What is next stands in a mail; the answer is the same when the address has an account."""
     await signup.sign_up(desk, body.email, body.password)
+    return Accepted()
 
 
 @router.post("/verify", status_code=204, dependencies=[public])
@@ -136,9 +145,10 @@ async def change_password(body: PasswordChange, who: Me, desk: Desk) -> None:
 
 
 @router.post("/password/forgot", status_code=202, dependencies=[public])
-async def forgot_password(body: Forgotten, desk: Desk) -> None:
+async def forgot_password(body: Forgotten, desk: Desk) -> Accepted:
     """Ask for a mail with a link to choose a new password. The answer is the same for an unknown address."""
     await recovery.forgot(desk, body.email)
+    return Accepted()
 
 
 @router.post("/password/reset", status_code=204, dependencies=[public])

@@ -4,6 +4,8 @@ A new key is published at once and signs a minute later, when every replica has 
 as a token that it signed can live. So a rotation fails no request.
 """
 
+from base64 import b64decode, urlsafe_b64encode
+from binascii import Error
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -12,12 +14,14 @@ from os import urandom
 from typing import Any
 
 import orjson
-from cryptography.exceptions import InvalidTag
+from cryptography.exceptions import InvalidSignature, InvalidTag
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
-from joserfc.jwk import OKPKey
 
 OVERLAP = timedelta(seconds=60)
 _NONCE_BYTES = 12
+_SIGNATURE_CHARACTERS = 86
+"""Of 64 bytes in base64url without padding."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,52 +33,97 @@ class SealedKey:
     signs_from: datetime
 
 
+class SigningKey:
+    """A key that was opened, and the header of every token that it signs."""
+
+    def __init__(self, kid: str, private: bytes, signs_from: datetime) -> None:
+        self.kid = kid
+        self.signs_from = signs_from
+        # RFC 9864 renames the algorithm to Ed25519; what reads tokens knows it as EdDSA.
+        self.header = base64url(orjson.dumps({"alg": "EdDSA", "typ": "at+jwt", "kid": kid}))
+        self._private = Ed25519PrivateKey.from_private_bytes(private)
+        self._public = self._private.public_key()
+
+    def sign(self, content: bytes) -> bytes:
+        """`content` as a signed JWT (RFC 7515, compact)."""
+        signed = self.header + b"." + base64url(content)
+        return signed + b"." + base64url(self._private.sign(signed))
+
+    def signed(self, message: bytes, signature: bytes) -> bool:
+        """Whether this key made the signature."""
+        try:
+            self._public.verify(signature, message)
+        except InvalidSignature:
+            return False
+        return True
+
+    def public_jwk(self) -> dict[str, str]:
+        """The public half (RFC 8037)."""
+        x = base64url(self._public.public_bytes_raw()).decode()
+        return {"kty": "OKP", "crv": "Ed25519", "use": "sig", "alg": "EdDSA", "kid": self.kid, "x": x}
+
+
 class KeyRing:
-    """The keys that this replica knows. Tokens name one by `kid`; no other way to a key exists."""
+    """The keys that this replica knows. A token's header is one of theirs; no other way to a key exists."""
 
     def __init__(self, secret: str) -> None:
         self._seal = AESGCM(blake2b(secret.encode(), person=b"signing keys", digest_size=32).digest())
-        self._keys: dict[str, tuple[OKPKey, datetime]] = {}
+        self._keys: dict[bytes, SigningKey] = {}
 
     def new(self, signs_from: datetime) -> SealedKey:
         """Make a key. It is known to no ring until it was saved and read."""
-        kid = urandom(8).hex()
-        key = OKPKey.generate_key("Ed25519", {"kid": kid, "use": "sig", "alg": "EdDSA"}, private=True)
-        nonce = urandom(_NONCE_BYTES)
-        sealed = nonce + self._seal.encrypt(nonce, orjson.dumps(key.as_dict(private=True)), kid.encode())
-        return SealedKey(kid, sealed, signs_from)
+        kid, nonce = urandom(8).hex(), urandom(_NONCE_BYTES)
+        private = Ed25519PrivateKey.generate().private_bytes_raw()
+        return SealedKey(kid, nonce + self._seal.encrypt(nonce, private, kid.encode()), signs_from)
 
     def read(self, keys: Iterable[SealedKey]) -> bool:
         """Know exactly `keys` from now on, but for those sealed with another APP_SECRET_KEY. Whether one can sign."""
-        known: dict[str, tuple[OKPKey, datetime]] = {}
-        for key in keys:
-            if key.kid in self._keys:
-                known[key.kid] = self._keys[key.kid]
-            elif (opened := self._open(key)) is not None:
-                known[key.kid] = (opened, key.signs_from)
-        self._keys = known
-        return any(signs_from <= datetime.now(UTC) for _, signs_from in known.values())
+        known = {key.kid: key for key in self._keys.values()}
+        opened = (known.get(key.kid) or self._open(key) for key in keys)
+        self._keys = {key.header: key for key in opened if key is not None}
+        return self._newest() is not None
 
-    def verifying(self, kid: object) -> OKPKey | None:
-        """The key with that name, if there is one."""
-        known = self._keys.get(kid) if isinstance(kid, str) else None
-        return known[0] if known else None
-
-    def signing(self) -> OKPKey:
-        """The newest key that every replica knows by now. Raises LookupError before the first was read."""
-        now = datetime.now(UTC)
-        active = [(signs_from, kid) for kid, (_, signs_from) in self._keys.items() if signs_from <= now]
-        if not active:
+    def signed(self, content: bytes) -> bytes:
+        """`content` as a JWT, signed with the newest key that every replica knows by now. LookupError without one."""
+        key = self._newest()
+        if key is None:
             raise LookupError("no signing key has been read from the database yet")
-        return self._keys[max(active)[1]][0]
+        return key.sign(content)
+
+    def content(self, token: bytes) -> bytes | None:
+        """What a JWT says that one of these keys has signed; None for any other text."""
+        message, _, signature = token.rpartition(b".")
+        header, _, content = message.partition(b".")
+        key = self._keys.get(header)
+        if key is None or len(signature) != _SIGNATURE_CHARACTERS:
+            return None
+        try:
+            good = key.signed(message, _decoded(signature))
+            return _decoded(content) if good else None
+        except (Error, ValueError):
+            return None
 
     def published(self) -> dict[str, Any]:
         """The public halves as a JWK Set (RFC 7517)."""
-        return {"keys": [key.as_dict(private=False) for key, _ in self._keys.values()]}
+        return {"keys": [key.public_jwk() for key in self._keys.values()]}
 
-    def _open(self, key: SealedKey) -> OKPKey | None:
+    def _newest(self) -> SigningKey | None:
+        now = datetime.now(UTC)
+        active = [key for key in self._keys.values() if key.signs_from <= now]
+        return max(active, key=lambda key: (key.signs_from, key.kid), default=None)
+
+    def _open(self, key: SealedKey) -> SigningKey | None:
         nonce, sealed = key.sealed[:_NONCE_BYTES], key.sealed[_NONCE_BYTES:]
         try:
-            return OKPKey.import_key(orjson.loads(self._seal.decrypt(nonce, sealed, key.kid.encode())))
-        except InvalidTag:
+            return SigningKey(key.kid, self._seal.decrypt(nonce, sealed, key.kid.encode()), key.signs_from)
+        except (InvalidTag, ValueError):
             return None
+
+
+def base64url(data: bytes) -> bytes:
+    """Without padding, as RFC 7515 has it."""
+    return urlsafe_b64encode(data).rstrip(b"=")
+
+
+def _decoded(text: bytes) -> bytes:
+    return b64decode(text + b"=" * (-len(text) % 4), altchars=b"-_", validate=True)

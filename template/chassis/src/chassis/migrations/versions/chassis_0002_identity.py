@@ -199,10 +199,10 @@ def _audit() -> None:
             primary key (tenant_id, position)
         );
 
-        create function chassis.audit_hash(row chassis.audit) returns bytea language sql immutable as $$
+        create function chassis.audit_hash(entry chassis.audit) returns bytea language sql immutable as $$
             select sha256(convert_to(jsonb_build_array(
-                row.tenant_id, row.position, extract(epoch from row.at), row.actor, row.event, row.subject,
-                row.details, row.request_id, encode(row.previous_hash, 'hex'))::text, 'UTF8'))
+                entry.tenant_id, entry.position, extract(epoch from entry.at), entry.actor, entry.event,
+                entry.subject, entry.details, entry.request_id, encode(entry.previous_hash, 'hex'))::text, 'UTF8'))
         $$;
 
         create function chassis.audit_chain() returns trigger language plpgsql as $$

@@ -1,0 +1,240 @@
+"""Signing up, verifying and signing in: what works, and what nobody may learn from it."""
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import httpx
+import pytest
+from chassis.app import Service
+from chassis.data.queries import Query
+from chassis.data.unit_of_work import UnitOfWork
+from chassis.identity.passwords import Passwords
+
+from .conftest import PASSWORD, Mailbox, Person, sign_in
+
+pytestmark = pytest.mark.anyio
+
+Join = Callable[..., Awaitable[Person]]
+Sql = Callable[..., list[tuple[Any, ...]]]
+
+
+async def test_a_new_account_has_a_tenant_and_may_use_it(join: Join):
+    ann = await join()
+    orders = await ann.call("GET", "/orders")
+    assert orders.status_code == 200
+    (tenant,) = (await ann.call("GET", "/tenants")).json()["items"]
+    assert tenant["role"] == "owner"
+    assert tenant["id"] == str(ann.tenant_id)
+    assert set(ann.tokens) == {"access_token", "refresh_token", "token_type", "expires_in"}
+    assert (ann.tokens["token_type"], ann.tokens["expires_in"]) == ("Bearer", 600)
+
+
+async def test_the_password_is_stored_as_argon2id_alone(join: Join, sql: Sql):
+    await join("ann@example.com")
+    ((stored,),) = sql("select password_hash from chassis.accounts")
+    assert stored.startswith("$argon2id$v=19$")
+
+
+def test_production_hashes_at_the_cost_that_owasp_asks_for():
+    from chassis.identity.passwords import Cost
+
+    assert Cost().prefix == "$argon2id$v=19$m=19456,t=2,p=1$"
+
+
+@pytest.mark.parametrize("spelling", ["Ann@Example.com", "ANN@EXAMPLE.COM", "ann@example.com"])
+async def test_every_spelling_of_an_address_signs_in(join: Join, client: httpx.AsyncClient, spelling: str):
+    await join("Ann@Example.com")
+    await sign_in(client, spelling)
+
+
+class Work:
+    """Counts what the service does for a request: hashes, queries by name, transactions."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.done: list[str] = []
+        run, fetch, begin = Passwords._run, UnitOfWork._fetch, UnitOfWork.begin
+
+        async def counted_run(passwords: Passwords, work: Any) -> Any:
+            self.done.append("hash")
+            return await run(passwords, work)
+
+        async def counted_fetch(db: UnitOfWork, query: Query[Any], arguments: Any) -> Any:
+            self.done.append("query")
+            return await fetch(db, query, arguments)
+
+        async def counted_begin(db: UnitOfWork, then: str = "") -> str:
+            self.done.append("begin")
+            return await begin(db, then)
+
+        monkeypatch.setattr(Passwords, "_run", counted_run)
+        monkeypatch.setattr(UnitOfWork, "_fetch", counted_fetch)
+        monkeypatch.setattr(UnitOfWork, "begin", counted_begin)
+
+    async def of(self, request: Awaitable[httpx.Response]) -> tuple[int, Any, list[str]]:
+        self.done.clear()
+        answer = await request
+        done = list(self.done)
+        body = answer.json() if answer.content else None
+        if isinstance(body, dict):
+            body.pop("request_id", None)
+        return answer.status_code, body, done
+
+
+async def test_signing_in_tells_nothing_of_who_has_an_account(
+    join: Join, client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch, sql: Sql
+):
+    await join("ann@example.com")
+    await join("disabled@example.com")
+    sql("update chassis.accounts set disabled_at = now() where email_canonical = 'disabled@example.com'")
+    work = Work(monkeypatch)
+
+    async def attempt(address: str, password: str) -> tuple[int, Any, list[str]]:
+        return await work.of(client.post("/v1/auth/signin", json={"email": address, "password": password}))
+
+    unknown = await attempt("nobody@example.com", "not the password of anybody")
+    assert unknown[0] == 401
+    assert unknown[2].count("hash") == 1
+    assert await attempt("ann@example.com", "not the password of anybody") == unknown
+    assert await attempt("disabled@example.com", PASSWORD) == unknown
+
+
+@pytest.mark.parametrize("verified", [False, True])
+async def test_signing_up_tells_nothing_of_who_has_an_account(
+    join: Join, client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch, mailbox: Mailbox, verified: bool
+):
+    await join("ann@example.com")
+    if verified:
+        await client.post("/v1/auth/verify", json={"token": await mailbox.token("ann@example.com")})
+    work = Work(monkeypatch)
+
+    async def attempt(address: str) -> tuple[int, Any, list[str]]:
+        answer = await work.of(client.post("/v1/auth/signup", json={"email": address, "password": PASSWORD}))
+        await mailbox.to(address)
+        return answer
+
+    unknown = await attempt("new@example.com")
+    assert (unknown[0], unknown[2].count("hash")) == (202, 1)
+    assert await attempt("ann@example.com") == unknown
+    assert len(await mailbox.to("ann@example.com")) == len(await mailbox.to("new@example.com")) + 1
+
+
+async def test_asking_for_a_new_password_tells_nothing_of_who_has_an_account(
+    join: Join, client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch, mailbox: Mailbox
+):
+    await join("ann@example.com")
+    await mailbox.to("ann@example.com")
+    work = Work(monkeypatch)
+
+    async def attempt(address: str) -> tuple[int, Any, list[str]]:
+        answer = await work.of(client.post("/v1/auth/password/forgot", json={"email": address}))
+        await mailbox.to(address)
+        return answer
+
+    unknown = await attempt("nobody@example.com")
+    assert unknown == (202, {"status": "accepted"}, [])
+    assert await attempt("ann@example.com") == unknown
+    assert len(await mailbox.to("ann@example.com")) == 2
+    assert await mailbox.to("nobody@example.com") == []
+
+
+async def test_a_link_verifies_once(join: Join, client: httpx.AsyncClient, mailbox: Mailbox, sql: Sql):
+    await join("ann@example.com")
+    token = await mailbox.token("ann@example.com")
+    assert sql("select verified_at is null from chassis.accounts") == [(True,)]
+    first = await client.post("/v1/auth/verify", json={"token": token})
+    assert first.status_code == 204
+    assert sql("select verified_at is null from chassis.accounts") == [(False,)]
+    again = await client.post("/v1/auth/verify", json={"token": token})
+    assert (again.status_code, again.json()["code"]) == (400, "token_refused")
+
+
+async def test_a_link_expires(join: Join, client: httpx.AsyncClient, mailbox: Mailbox, sql: Sql):
+    await join("ann@example.com")
+    ((hours,),) = sql("select extract(epoch from expires_at - now()) / 3600 from chassis.one_time_tokens")
+    assert 23.9 < hours <= 24
+    sql("update chassis.one_time_tokens set expires_at = now() - interval '1 second'")
+    answer = await client.post("/v1/auth/verify", json={"token": await mailbox.token("ann@example.com")})
+    assert answer.status_code == 400
+
+
+@pytest.mark.parametrize("forged", ["", "x", "A" * 64, "é" * 64, "A" * 63 + "="])
+async def test_a_forged_token_costs_no_query(
+    app: Service, client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch, forged: str
+):
+    work = Work(monkeypatch)
+    for path, field in [
+        ("/verify", "token"),
+        ("/password/reset", "token"),
+        ("/refresh", "refresh_token"),
+    ]:
+        more = {"password": PASSWORD} if "reset" in path else {}
+        status, _, done = await work.of(client.post(f"/v1/auth{path}", json={field: forged, **more}))
+        assert status in {400, 401, 422}
+        assert done == []
+
+
+async def test_nobody_prepares_an_account_for_somebody_elses_address(
+    join: Join, client: httpx.AsyncClient, mailbox: Mailbox
+):
+    attacker = await join("ann@example.com")
+    mine = "my own eleven grey geese"
+    await client.post("/v1/auth/signup", json={"email": "ann@example.com", "password": mine})
+    assert (await client.post("/v1/auth/verify", json={"token": await mailbox.token("ann@example.com")})).status_code == 204
+    await sign_in(client, "ann@example.com", mine)
+    refused = await client.post("/v1/auth/signin", json={"email": "ann@example.com", "password": PASSWORD})
+    assert refused.status_code == 401
+    assert (await attacker.call("GET", "/orders")).status_code == 401
+    refresh = await client.post("/v1/auth/refresh", json={"refresh_token": attacker.tokens["refresh_token"]})
+    assert refresh.status_code == 401
+
+
+async def test_deployed_only_verified_addresses_sign_in(
+    app: Service, join: Join, client: httpx.AsyncClient, mailbox: Mailbox
+):
+    await join("ann@example.com")
+    app.identity.verified_only = True
+    credentials = {"email": "ann@example.com", "password": PASSWORD}
+    refused = await client.post("/v1/auth/signin", json=credentials)
+    assert (refused.status_code, refused.json()["code"]) == (403, "address_not_verified")
+    await client.post("/v1/auth/verify", json={"token": await mailbox.token("ann@example.com")})
+    assert (await client.post("/v1/auth/signin", json=credentials)).status_code == 200
+
+
+async def test_a_hash_of_another_cost_is_renewed_by_signing_in(
+    app: Service, join: Join, client: httpx.AsyncClient, mailbox: Mailbox, sql: Sql
+):
+    from chassis.identity.passwords import Cost
+
+    await join("ann@example.com")
+    dearer = Cost(memory_kib=16, passes=1)
+    app.identity.passwords = Passwords(dearer)
+    await sign_in(client, "ann@example.com")
+    await mailbox.to("ann@example.com")
+    ((stored,),) = sql("select password_hash from chassis.accounts")
+    assert stored.startswith(dearer.prefix)
+    await sign_in(client, "ann@example.com")
+
+
+async def test_links_lead_to_the_configured_origin_alone(client: httpx.AsyncClient, mailbox: Mailbox):
+    headers = {"Host": "localhost", "X-Forwarded-Host": "evil.example", "Origin": "https://evil.example"}
+    await client.post(
+        "/v1/auth/signup", json={"email": "ann@example.com", "password": PASSWORD}, headers=headers
+    )
+    (mail,) = await mailbox.to("ann@example.com")
+    text = str(mail)
+    assert "http://localhost/auth/verify#token=" in text
+    assert "evil.example" not in text
+
+
+async def test_more_than_a_bounded_number_of_hashes_do_not_wait(app: Service, client: httpx.AsyncClient):
+    import asyncio
+
+    from chassis.http.problems import Problem
+    from chassis.identity.passwords import Cost
+
+    passwords = Passwords(Cost(memory_kib=1024, passes=1))
+    results = await asyncio.gather(*(passwords.hash(PASSWORD) for _ in range(70)), return_exceptions=True)
+    refused = [result for result in results if isinstance(result, Problem)]
+    assert len(refused) == 6
+    assert {problem.status for problem in refused} == {503}
+    assert (await passwords.hash(PASSWORD)).startswith("$argon2id$")
