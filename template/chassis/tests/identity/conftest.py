@@ -15,10 +15,12 @@ import httpx
 import psycopg
 import pytest
 from chassis.app import Service, create_app
+from chassis.identity import watch
 from chassis.identity.mail import Kept
 from chassis.settings import Settings
 from chassis.testing import TestDatabase, configure, started
 
+QUICK_SECONDS = 0.2
 PASSWORD = "a stool, two maps and rust"
 
 
@@ -105,6 +107,12 @@ async def replica(app: Service, settings: Settings) -> AsyncGenerator[httpx.Asyn
         await stack.enter_async_context(started(second))
         transport = httpx.ASGITransport(second)
         yield await stack.enter_async_context(httpx.AsyncClient(transport=transport, base_url="http://localhost"))
+
+
+@pytest.fixture
+def quick_watch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Replicas ask for revocations and keys sooner than in production. To be named before what starts one."""
+    monkeypatch.setattr(watch, "PERIOD_SECONDS", QUICK_SECONDS)
 
 
 @pytest.fixture
