@@ -32,9 +32,18 @@ async def _keep(_: Any) -> None:
 
 async def _speak_json(connection: "asyncpg.Connection[asyncpg.Record]") -> None:
     """Have `jsonb` be Python's own values both ways."""
-    await connection.set_type_codec(
-        "jsonb", schema="pg_catalog", encoder=lambda value: orjson.dumps(value).decode(), decoder=orjson.loads
-    )
+    await connection.set_type_codec("jsonb", schema="pg_catalog", encoder=_to_json, decoder=orjson.loads)
+
+
+def _to_json(value: object) -> str:
+    return orjson.dumps(value, default=_subclass_to_json).decode()
+
+
+def _subclass_to_json(value: object) -> str:
+    """asyncpg's UUIDs are of a class of its own, which orjson does not take for a UUID."""
+    if isinstance(value, UUID):
+        return str(value)
+    raise TypeError
 
 
 class Database:
