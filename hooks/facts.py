@@ -70,7 +70,7 @@ def ports(tree: Tree) -> Iterator[Problem]:
     metrics = settings["METRICS_PORT"].default if "METRICS_PORT" in settings else None
     defaults = {"PORT": port, "METRICS_PORT": metrics if isinstance(metrics, int) and metrics else port + 1}
     both = " and ".join(map(str, defaults.values()))
-    for path, line, match in tree.find(r"\b(METRICS_PORT|PORT)\b[\"']?\s*(?:[=:]|:-)\s*[\"']?(\d+)", *DEPLOY):
+    for path, line, match in tree.find(r"\b(METRICS_PORT|PORT)\b[\\\"']*\s*(?:[=:,]|:-)\s*[\"']?(\d+)", *DEPLOY):
         if int(match[2]) != defaults[match[1]]:
             yield Problem(
                 path, line, f"has {match[1]} {match[2]}, and its default in {SETTINGS} is {defaults[match[1]]}"
@@ -184,12 +184,14 @@ def _variables(tree: Tree, path: str) -> dict[str, Variable]:
 
 
 def _field(name: str, value: ast.expr | None) -> tuple[str, object]:
+    """The variable and the default of a field, which may be called with Field(default, …) or Field(default=…, …)."""
     variable = f"APP_{name.upper()}"
     if isinstance(value, ast.Call):
-        aliases = [word.value for word in value.keywords if word.arg == "validation_alias"]
-        if aliases and isinstance(aliases[0], ast.Constant):
-            variable = str(aliases[0].value)
-        value = next(iter(value.args), None)
+        words = {word.arg: word.value for word in value.keywords}
+        alias = words.get("validation_alias")
+        if isinstance(alias, ast.Constant):
+            variable = str(alias.value)
+        value = value.args[0] if value.args else words.get("default")
     return variable, value.value if isinstance(value, ast.Constant) else None
 
 
