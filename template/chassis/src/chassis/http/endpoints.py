@@ -191,7 +191,7 @@ class Endpoint:
             for call in self._calls:
                 values[call.slot] = await call(values)
             reply = self._reply(await self._handler(values))
-            if once is not None and isinstance(reply, Reply):
+            if once is not None:
                 await once.commit(db, reply)
             else:
                 await db.commit()
