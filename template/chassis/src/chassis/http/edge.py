@@ -109,6 +109,8 @@ class Edge:
                 milliseconds=round(seconds * 1000, 2),
             )
             current.reset(token)
+            # They name each other: without this every request would be left to the garbage collector, 4 µs of each.
+            del exchange.scope["chassis.exchange"]
 
     async def _reply(self, exchange: Exchange) -> Reply | None:
         deadline = asyncio.timeout(self.settings.request_timeout_seconds)
