@@ -128,7 +128,7 @@ class Edge:
                 _log.error("unhandled exception", exc_info=error)
                 problem = internal()
             else:
-                _log.warning("dependency failed", code=problem.code, error=type(error).__name__)
+                _log.warning("dependency failed", code=problem.code, error=error)
             return problem.reply(exchange.request_id)
 
     async def _dispatch(self, exchange: Exchange) -> Reply | None:
