@@ -6,7 +6,7 @@ server) and looks for every other place that states it.
 
 import ast
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Final, NamedTuple
 
 from tree import Problem, Tree
@@ -160,9 +160,19 @@ def variables(tree: Tree) -> Iterator[Problem]:
         listed = _listed(tree.texts[path])
         for name in listed.keys() - known:
             yield Problem(path, listed[name], f"sets {name}, which no settings class reads")
-        for name in settings:
-            if not listed.keys() & {name, f"{name}_FILE"}:
-                yield Problem(path, 1, f"does not list {name}, which the settings read")
+        for name in _unlisted(settings, listed):
+            yield Problem(path, 1, f"does not list {name}, which the settings read")
+
+
+def variables_to_list(tree: Tree) -> Iterator[str]:
+    """Say which variables of the chassis a service's own list lacks. It is theirs, so that is no problem."""
+    path, *_ = VARIABLE_LISTS
+    for name in _unlisted(_variables(tree, SETTINGS), _listed((tree.read(path) or b"").decode(errors="replace"))):
+        yield f"{path} does not list {name}, which {SETTINGS} reads"
+
+
+def _unlisted(settings: Mapping[str, Variable], listed: Mapping[str, int]) -> list[str]:
+    return [name for name in settings if name not in listed and f"{name}_FILE" not in listed]
 
 
 def _listed(text: str) -> dict[str, int]:

@@ -108,3 +108,17 @@ def test_a_copy_that_fails_leaves_what_was_there(template: Path, tmp_path: Path)
     with pytest.raises(TaskError):
         run_copy(str(broken), tmp_path / "service", defaults=True, unsafe=True, quiet=True)
     assert (tmp_path / "service/mine").read_text() == "mine"
+
+
+def test_a_variable_that_an_update_brings_is_worth_a_note(service: Service):
+    """Their list of variables is theirs: that it lacks one is no problem, but good to know."""
+    service.replace("deploy/variables.env", "# APP_DOCS=false\n", "")
+    service.commit()
+    assert validate(service.root, "update")[1].startswith("Checked ")  # they took it out themselves
+    service.append("chassis/src/chassis/settings.py", "\n\nclass MoreSettings:\n    region: str = 'eu'\n")
+    code, out, _ = validate(service.root, "update")
+    assert code == 0
+    assert out.splitlines()[:-1] == [
+        f"note: deploy/variables.env does not list {name}, which chassis/src/chassis/settings.py reads"
+        for name in ("APP_DOCS", "APP_REGION")
+    ]
