@@ -7,6 +7,7 @@ server) and looks for every other place that states it.
 import ast
 import re
 from collections.abc import Iterator, Mapping
+from itertools import chain
 from typing import Final, NamedTuple
 
 from tree import Problem, Tree
@@ -17,6 +18,13 @@ POSTGRES: Final = "chassis/src/chassis/dev/postgres.py"
 VARIABLE_LISTS: Final = ("deploy/variables.env", ".env.example")
 DEPLOY: Final = ("deploy/", ".env.example")
 WORKFLOWS: Final = ".github/workflows/"
+DOCKERFILE: Final = "deploy/Dockerfile"
+
+# A health path, and the port before it if it has an address: http://127.0.0.1:8000/livez, localhost:8000/readyz, /livez.
+_PROBE: Final = (
+    r"(?<![\w/.-])(?:(?:https?://)?[\w.\[\]:]+:(?P<ports>[^\s/]*))?"
+    r"(?P<path>/(?:[a-z]+z|health\w*|ready|live))(?![\w/.-])"
+)
 
 
 class Variable(NamedTuple):
@@ -75,9 +83,10 @@ def ports(tree: Tree) -> Iterator[Problem]:
             yield Problem(
                 path, line, f"has {match[1]} {match[2]}, and its default in {SETTINGS} is {defaults[match[1]]}"
             )
-    asked = r"^\s*EXPOSE\s.*|(?:localhost|127\.0\.0\.1|0\.0\.0\.0|\[::1?\]):\d+"
-    for path, line, match in tree.find(asked, *DEPLOY):
-        for number in re.findall(r"(?<![\d.])\d{2,5}(?![\d.])", match[0]):
+    exposed = tree.find(r"^\s*EXPOSE\s(?P<ports>.*)", DOCKERFILE)
+    probed = tree.find(_PROBE, *DEPLOY)
+    for path, line, match in chain(exposed, probed):
+        for number in re.findall(r"\b\d+\b", match["ports"] or ""):
             if int(number) not in defaults.values():
                 yield Problem(path, line, f"has port {number}, and the ports in {SETTINGS} are {both}")
 
@@ -95,10 +104,9 @@ def health_paths(tree: Tree) -> Iterator[Problem]:
     }
     if not routes:
         return
-    address = r"(?<![\w/.-])(?:https?://[^/\s]+|[\w.\[\]]+:[\w${}:-]+)?"
-    for path, line, match in tree.find(address + r"(/(?:[a-z]+z|health\w*|ready|live))(?![\w/.-])", *DEPLOY):
-        if match[1] not in routes:
-            yield Problem(path, line, f"asks {match[1]}, and {HEALTH} has no such path")
+    for path, line, match in tree.find(_PROBE, *DEPLOY):
+        if match["path"] not in routes:
+            yield Problem(path, line, f"asks {match['path']}, and {HEALTH} has no such path")
 
 
 def python_version(tree: Tree) -> Iterator[Problem]:

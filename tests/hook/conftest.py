@@ -15,6 +15,7 @@ from copier import run_copy
 ROOT = Path(__file__).parents[2]
 
 Hook = Callable[..., tuple[int, list[str]]]
+HookModules = Callable[[str], ModuleType]
 Add = Callable[[str, str | bytes], None]
 
 
@@ -59,9 +60,15 @@ def service(rendered: Path, tmp_path: Path) -> Service:
 
 
 @pytest.fixture
-def validate(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+def hook_modules(monkeypatch: pytest.MonkeyPatch) -> HookModules:
+    """Import a module of the hook by its name, as the hook itself does."""
     monkeypatch.setattr(sys, "path", [str(ROOT / "hooks"), *sys.path])
-    return importlib.import_module("validate")
+    return importlib.import_module
+
+
+@pytest.fixture
+def validate(hook_modules: HookModules) -> ModuleType:
+    return hook_modules("validate")
 
 
 @pytest.fixture

@@ -2,7 +2,7 @@
 
 import pytest
 
-from .conftest import Add, Hook, Service
+from .conftest import Add, Hook, HookModules, Service
 
 SETTINGS = "chassis/src/chassis/settings.py"
 HEALTH = "chassis/src/chassis/observe/health.py"
@@ -130,7 +130,10 @@ def test_the_settings_default_is_the_one_that_counts(service: Service, hook: Hoo
 @pytest.mark.parametrize(
     ("path", "text"),
     [
-        (DOCKERFILE, "# python 3.9, postgres:9, :8080, APP_OLD\nCOPY pyproject.toml /usr/local/bin/healthz.py\n"),
+        (
+            DOCKERFILE,
+            "RUN pg_isready -h localhost:5432\n# python 3.9, postgres:9, APP_OLD\nCOPY x.toml /usr/bin/healthz.py\n",
+        ),
         (
             WORKFLOW,
             "      - run: uv run --python 3.11 pytest  # the oldest\n      - run: docker run postgres:18-alpine\n",
@@ -167,3 +170,21 @@ services:
             f"deploy/compose.yaml:7: has PostgreSQL 17, and {POSTGRES} has 18",
         ],
     )
+
+
+def test_a_table_says_what_is_only_there_for_an_answer(service: Service, hook_modules: HookModules):
+    facts, tree = hook_modules("facts"), hook_modules("tree")
+    rendered = tree.Tree(service.root, {"jobs": False}, (DOCKERFILE, VARIABLES))
+
+    def found(*mark: object) -> list[tuple[str, int, str]]:
+        return [tuple(problem) for problem in facts.answers_given(rendered, (facts.Mark(*mark),))]
+
+    reason = "which is for jobs True, but it is False"
+    assert found("jobs", True, DOCKERFILE) == [(DOCKERFILE, 1, f"is there, {reason}")]
+    assert [path for path, _, _ in found("jobs", True, "deploy/")] == [DOCKERFILE, VARIABLES]
+    line = service.append(VARIABLES, "JOBS=1\n")
+    rendered = tree.Tree(service.root, {"jobs": False}, (DOCKERFILE, VARIABLES))
+    assert found("jobs", True, VARIABLES, "JOBS") == [(VARIABLES, line, f"says 'JOBS', {reason}")]
+    assert found("jobs", True, DOCKERFILE, "JOBS") == []
+    assert found("jobs", True, "jobs/") == []
+    assert found("jobs", False, "deploy/") == []
