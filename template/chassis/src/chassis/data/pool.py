@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
@@ -111,12 +112,13 @@ class Database:
             except TimeoutError:
                 raise unavailable("overloaded", "Every database connection is busy. Try again shortly.") from None
 
-    async def release(self, connection: "Connection") -> None:
-        """Give a connection back; one that is not between transactions is closed instead."""
+    async def release(self, connection: "Connection", *, clean: bool = True) -> None:
+        """Give a connection back; one that is not known to be between transactions is closed instead."""
         pool_in_use.dec()
         self._free.release()
-        if connection.is_in_transaction():
-            connection.terminate()
+        with suppress(asyncpg.InterfaceError):  # what the server has closed, the pool has taken back already
+            if not clean or connection.is_in_transaction():
+                connection.terminate()
         await self._pool.release(connection)
 
 
