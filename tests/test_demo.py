@@ -8,7 +8,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -17,8 +17,7 @@ from conftest import ROOT
 from tools.bootstrap import OFFLINE
 
 
-@pytest.fixture
-def port() -> int:
+def free_port() -> int:
     """A port that is free, as is the one after it."""
     while True:
         with socket.socket() as one, socket.socket() as other:
@@ -42,7 +41,8 @@ def checkout(tmp_path: Path) -> Iterator[Path]:
     folder.chmod(0o755)
 
 
-def test_the_demo_answers_the_request_that_it_prints_and_leaves_nothing_behind(port: int, tmp_path: Path):
+def test_the_demo_answers_the_request_that_it_prints_and_leaves_nothing_behind(tmp_path: Path):
+    port = free_port()
     log = tmp_path / "log"
     environment = {**os.environ, "PORT": str(port), "TMPDIR": str(tmp_path), "PYTHON": sys.executable}
     environment.pop("METRICS_PORT", None)
@@ -131,8 +131,8 @@ def test_no_python_is_said_in_one_line(checkout: Path):
     assert one_line(done) == "chassis: there is no no-such-python: install Python 3.11 or later"
 
 
-def make_demo(folder: Path, prefix: list[str] | None = None, **variables: str) -> subprocess.CompletedProcess[str]:
-    command = [*(prefix or []), "make", "demo"]
+def make_demo(folder: Path, prefix: Sequence[str] = (), **variables: str) -> subprocess.CompletedProcess[str]:
+    command = [*prefix, "make", "demo"]
     environment = {"PYTHON": sys.executable, **os.environ, **variables}
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 2, "make's exit code for a recipe that exits 1"
