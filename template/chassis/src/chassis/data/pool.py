@@ -6,7 +6,6 @@ request. Here nothing is to be reset, since all our state ends with its transact
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from time import monotonic
 from typing import TYPE_CHECKING
 from uuid import UUID
@@ -94,9 +93,9 @@ class Database:
                 raise database_unavailable() from error
             raise
 
-    def release(self, connection: "Connection") -> None:
-        """Give a connection back; one that is not between transactions is closed instead."""
-        if connection.is_in_transaction():
+    def release(self, connection: "Connection", *, clean: bool = True) -> None:
+        """Give a connection back; one that is not known to be between transactions is closed instead."""
+        if not clean or connection.is_in_transaction():
             connection.terminate()
         if connection.is_closed():
             self._connections.discard(connection)

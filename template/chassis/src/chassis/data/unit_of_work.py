@@ -62,7 +62,7 @@ class UnitOfWork:
             await self.rollback()
             raise
         self._connection = None
-        await self._database.release(connection)
+        self._database.release(connection)
 
     async def rollback(self) -> None:
         """Undo, and give the connection back: clean, or closed when the server does not answer in time."""
@@ -76,7 +76,7 @@ class UnitOfWork:
                     await connection.execute("ROLLBACK")
                 clean = True
         finally:
-            await self._database.release(connection, clean=clean)
+            self._database.release(connection, clean=clean)
 
     async def settle(self, *, commit: bool) -> None:
         """Commit or roll back, unless that has been done."""
