@@ -6,12 +6,13 @@ that begins and names the tenant, the handler's own queries, one that commits.
 
 import asyncio
 from collections.abc import Callable
+from contextlib import suppress
 from time import perf_counter
 from types import TracebackType
 from typing import TYPE_CHECKING, Annotated, Any, Self, TypeVar
 from uuid import UUID
 
-from asyncpg import Record
+from asyncpg import InFailedSQLTransactionError, Record
 from fastapi import Request
 from fastapi.params import Depends
 
@@ -65,17 +66,18 @@ class UnitOfWork:
         """Run `first` (see `begin`) and commit. When this raises, nothing was kept."""
         connection = self._connected()
         try:
-            await connection.execute(f"{first}COMMIT")
+            if await connection.execute(f"{first}COMMIT") != "COMMIT":
+                raise InFailedSQLTransactionError("a query failed before, so PostgreSQL rolled back instead")
         except BaseException:
             await self.rollback()
             raise
         self._connection = None
-        await self._database.release(connection)
+        self._database.release(connection)
         for callback in self._after:
             callback()
 
     def after_commit(self, callback: Callable[[], object]) -> None:
-        """Call `callback` once everything is kept; never if it is not. It must not raise."""
+        """Call `callback` once everything is kept; never if it is not."""
         self._after.append(callback)
 
     async def act_as(self, tenant_id: UUID | None = None, account_id: UUID | None = None) -> None:
@@ -89,15 +91,14 @@ class UnitOfWork:
         connection, self._connection = self._connection, None
         if connection is None:
             return
+        clean = False
         try:
-            async with asyncio.timeout(_ROLLBACK_SECONDS):
-                await connection.execute("ROLLBACK")
-        except BaseException as failure:
-            connection.terminate()
-            if not isinstance(failure, Exception):
-                raise
+            with suppress(Exception):
+                async with asyncio.timeout(_ROLLBACK_SECONDS):
+                    await connection.execute("ROLLBACK")
+                clean = True
         finally:
-            await self._database.release(connection)
+            self._database.release(connection, clean=clean)
 
     async def settle(self, *, commit: bool) -> None:
         """Commit or roll back, unless that has been done."""

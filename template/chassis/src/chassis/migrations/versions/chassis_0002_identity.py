@@ -6,8 +6,7 @@ the transaction says in `app.lookup` which one it is after, in hexadecimal, and 
 
 from alembic import op
 
-from chassis.data.roles import APP, BACKUP
-from chassis.data.tenancy import ACCOUNT, LOOKUP, TENANT, policies, tenant_table
+from chassis.data.tenancy import ACCOUNT, LOOKUP, TENANT, personal_table, shared_table, tenant_table
 
 revision = "chassis_0002"
 down_revision = "chassis_0001"
@@ -56,16 +55,18 @@ def _people() -> None:
     # A colleague's address may be read, through the membership that is shared; nobody else's.
     colleague = f"exists (select from chassis.memberships m where m.account_id = accounts.id and m.tenant_id = {TENANT})"
     op.execute(
-        policies(
+        personal_table(
             "chassis.accounts",
+            "a person, who may be a member of several",
             f"id = {ACCOUNT} or {found_by_email}",
             "select, insert, update",
             visible=f"id = {ACCOUNT} or {found_by_email} or {colleague}",
         )
     )
     op.execute(
-        policies(
+        personal_table(
             "chassis.tenants",
+            "a row is one, and those of its members who choose among theirs see it",
             f"id = {TENANT}",
             "select, insert, update",
             visible=f"id = {TENANT} or exists "
@@ -73,8 +74,9 @@ def _people() -> None:
         )
     )
     op.execute(
-        policies(
+        personal_table(
             "chassis.memberships",
+            "a person sees theirs in all tenants",
             f"tenant_id = {TENANT}",
             "select, insert, update, delete",
             visible=f"tenant_id = {TENANT} or account_id = {ACCOUNT}",
@@ -141,13 +143,29 @@ def _proofs() -> None:
         );
     """)
     session = f"account_id = {ACCOUNT} or tenant_id = {TENANT} or encode(uuid_send(id), 'hex') = {LOOKUP}"
-    op.execute(policies("chassis.sessions", session, "select, insert, update"))
+    theirs = "a person has and ends theirs in all tenants"
+    op.execute(personal_table("chassis.sessions", theirs, session, "select, insert, update"))
     shown = f"encode(token_hash, 'hex') = {LOOKUP}"
-    op.execute(policies("chassis.one_time_tokens", f"account_id = {ACCOUNT} or {shown}", "select, insert, update"))
-    op.execute(policies("chassis.invitations", f"tenant_id = {TENANT} or {shown}", "select, insert, update, delete"))
     op.execute(
-        policies(
+        personal_table(
+            "chassis.one_time_tokens",
+            "of a person, found by a hash of the token",
+            f"account_id = {ACCOUNT} or {shown}",
+            "select, insert, update",
+        )
+    )
+    op.execute(
+        personal_table(
+            "chassis.invitations",
+            "found by a hash of the token",
+            f"tenant_id = {TENANT} or {shown}",
+            "select, insert, update, delete",
+        )
+    )
+    op.execute(
+        personal_table(
             "chassis.api_keys",
+            "found by a hash of the key",
             f"tenant_id = {TENANT}",
             "select, insert, update",
             visible=f"tenant_id = {TENANT} or encode(key_hash, 'hex') = {LOOKUP}",
@@ -157,14 +175,12 @@ def _proofs() -> None:
 
 def _shared_by_all_replicas() -> None:
     """What every replica reads every few seconds, without a tenant: no person's data is in it."""
-    op.execute(f"""
+    op.execute("""
         create table chassis.revocations (
             id uuid primary key,
             revoked_at timestamptz not null default clock_timestamp()
         );
         create index revocations_by_time on chassis.revocations (revoked_at);
-        comment on table chassis.revocations is 'sessions and API keys whose tokens must stop before they expire';
-        grant select, insert, delete on chassis.revocations to "{APP}";
 
         create table chassis.signing_keys (
             kid text primary key,
@@ -173,10 +189,10 @@ def _shared_by_all_replicas() -> None:
             signs_from timestamptz not null
         );
         comment on column chassis.signing_keys.sealed is 'the private key, encrypted with a key made of APP_SECRET_KEY';
-        grant select, insert, delete on chassis.signing_keys to "{APP}";
-
-        grant select on chassis.revocations, chassis.signing_keys to "{BACKUP}";
     """)
+    ended = "sessions and API keys whose tokens must stop before they expire; every replica reads all of it"
+    op.execute(shared_table("chassis.revocations", ended, "select, insert, delete"))
+    op.execute(shared_table("chassis.signing_keys", "the service's own", "select, insert, delete"))
 
 
 def _audit() -> None:
