@@ -55,7 +55,7 @@ _PAGE = query(
     ApiKey,
     """
     select {row} from chassis.api_keys
-    where tenant_id = $1 and ($2::timestamptz is null or (created_at, id) < ($2, $3::uuid))
+    where tenant_id = $1 and (created_at, id) < ($2, $3)
     order by created_at desc, id desc
     limit $4
     """,
@@ -90,7 +90,7 @@ async def create(db: UnitOfWork, who: Principal, name: str, scopes: frozenset[st
 
 async def page(db: UnitOfWork, who: Principal, paging: Paging) -> Page[ApiKey]:
     """The keys of the tenant, those that do not work any more too."""
-    return paging.page(await db.all(_PAGE, who.tenant_id, paging.created_at, paging.id, paging.fetch))
+    return paging.page(await db.all(_PAGE, who.tenant_id, *paging.before(), paging.fetch))
 
 
 async def revoke(identity: Identity, db: UnitOfWork, who: Principal, key_id: UUID) -> None:

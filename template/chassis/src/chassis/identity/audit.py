@@ -48,12 +48,14 @@ class Entry:
         return UUID(int=self.position)
 
 
+_LAST_POSITION = 2**63 - 1
+
 _PAGE = query(
     "audit.page",
     Entry,
     """
     select {row} from chassis.audit
-    where tenant_id = $1 and ($2::bigint is null or position < $2)
+    where tenant_id = $1 and position < $2
     order by position desc
     limit $3
     """,
@@ -80,5 +82,5 @@ async def record(
 
 async def page(db: UnitOfWork, paging: Paging) -> Page[Entry]:
     """What was recorded in the tenant of `db`, newest first."""
-    before = paging.id.int if paging.id else None
+    before = min(paging.before()[1].int, _LAST_POSITION)
     return paging.page(await db.all(_PAGE, db.tenant_id, before, paging.fetch))

@@ -59,7 +59,7 @@ _PENDING = query(
     Invitation,
     f"""
     select {_COLUMNS} from chassis.invitations
-    where tenant_id = $1 and ($2::timestamptz is null or (created_at, id) < ($2, $3::uuid))
+    where tenant_id = $1 and (created_at, id) < ($2, $3)
       and accepted_at is null and expires_at > now()
     order by created_at desc, id desc
     limit $4
@@ -109,7 +109,7 @@ async def invite(identity: Identity, db: UnitOfWork, who: Principal, email: str,
 
 
 async def pending(db: UnitOfWork, who: Principal, paging: Paging) -> Page[Invitation]:
-    return paging.page(await db.all(_PENDING, who.tenant_id, paging.created_at, paging.id, paging.fetch))
+    return paging.page(await db.all(_PENDING, who.tenant_id, *paging.before(), paging.fetch))
 
 
 async def withdraw(db: UnitOfWork, who: Principal, invitation_id: UUID) -> None:

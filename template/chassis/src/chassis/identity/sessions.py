@@ -35,7 +35,7 @@ _PAGE = query(
     """
     select id, tenant_id, user_agent, created_at, used_at, id = $5 as current
     from chassis.sessions
-    where account_id = $1 and ($2::timestamptz is null or (created_at, id) < ($2, $3::uuid))
+    where account_id = $1 and (created_at, id) < ($2, $3)
       and revoked_at is null and expires_at > now() and used_at > now() - make_interval(secs => $6)
     order by created_at desc, id desc
     limit $4
@@ -75,7 +75,7 @@ async def page(identity: Identity, who: Principal, paging: Paging) -> Page[Sessi
     """The caller's live sessions."""
     async with identity.database.unit_of_work(None, account_id=who.subject) as db:
         return paging.page(
-            await db.all(_PAGE, who.subject, paging.created_at, paging.id, paging.fetch, who.session_id, IDLE_SECONDS)
+            await db.all(_PAGE, who.subject, *paging.before(), paging.fetch, who.session_id, IDLE_SECONDS)
         )
 
 

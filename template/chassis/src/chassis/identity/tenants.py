@@ -42,7 +42,7 @@ _MINE = query(
     """
     select t.id, t.name, m.role, t.created_at
     from chassis.memberships m join chassis.tenants t on t.id = m.tenant_id
-    where m.account_id = $1 and ($2::timestamptz is null or (t.created_at, t.id) < ($2, $3::uuid))
+    where m.account_id = $1 and (t.created_at, t.id) < ($2, $3)
     order by t.created_at desc, t.id desc
     limit $4
     """,
@@ -58,7 +58,7 @@ _MEMBERS = query(
     """
     select m.account_id, a.email, m.role, m.created_at
     from chassis.memberships m join chassis.accounts a on a.id = m.account_id
-    where m.tenant_id = $1 and ($2::timestamptz is null or (m.created_at, m.account_id) < ($2, $3::uuid))
+    where m.tenant_id = $1 and (m.created_at, m.account_id) < ($2, $3)
     order by m.created_at desc, m.account_id desc
     limit $4
     """,
@@ -93,7 +93,7 @@ _REMOVE = query(
 async def mine(identity: Identity, who: Principal, paging: Paging) -> Page[Tenant]:
     """The tenants that the caller is a member of."""
     async with identity.database.unit_of_work(None, account_id=who.subject) as db:
-        return paging.page(await db.all(_MINE, who.subject, paging.created_at, paging.id, paging.fetch))
+        return paging.page(await db.all(_MINE, who.subject, *paging.before(), paging.fetch))
 
 
 async def rename(db: UnitOfWork, who: Principal, name: str) -> Tenant:
@@ -105,7 +105,7 @@ async def rename(db: UnitOfWork, who: Principal, name: str) -> Tenant:
 
 
 async def members(db: UnitOfWork, who: Principal, paging: Paging) -> Page[Member]:
-    return paging.page(await db.all(_MEMBERS, who.tenant_id, paging.created_at, paging.id, paging.fetch))
+    return paging.page(await db.all(_MEMBERS, who.tenant_id, *paging.before(), paging.fetch))
 
 
 async def set_role(identity: Identity, db: UnitOfWork, who: Principal, account_id: UUID, role: Role) -> Member:
