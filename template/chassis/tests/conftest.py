@@ -15,7 +15,7 @@ from fastapi import APIRouter
 from chassis import Module, Settings, create_app
 from chassis.app import Service
 from chassis.settings import load
-from chassis.testing import TestDatabase, started
+from chassis.testing import TestDatabase, headers_of, started
 
 sys.path.insert(0, str(Path(__file__).parent))  # for things.py: pytest itself adds no folder to the path
 
@@ -58,14 +58,15 @@ def service_of(table: TestDatabase, environment: dict[str, str]) -> Callable[...
 
 
 @pytest.fixture
-def serving(service_of: Callable[..., Service], as_principal: Callable[..., dict[str, str]]) -> Serving:
+def serving(service_of: Callable[..., Service], tenant_id: UUID) -> Serving:
     """`async with serving(router) as client`: such a service, and a client of it who is the owner of the test's tenant."""
 
     @asynccontextmanager
     async def serve(router: APIRouter = things.router, **more: str) -> AsyncGenerator[Client]:
         service = service_of(router, **more)
-        async with started(service), client_of(service, as_principal()) as client:
-            yield client
+        async with started(service):
+            async with client_of(service, headers_of(service.identity.access_tokens, tenant_id)) as client:
+                yield client
 
     return serve
 

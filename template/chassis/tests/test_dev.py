@@ -1,5 +1,6 @@
 """The development environment: what it starts, what it leaves behind, and what it says when it cannot."""
 
+import json
 import os
 import re
 import shutil
@@ -198,9 +199,10 @@ def stop(folder: Path) -> str:
 def test_from_nothing_to_the_first_request_and_back(folder: Path) -> None:
     run = Developing(folder, free_port())
     run.wait_for("Ctrl-C stops all of it")
-    command = re.search(r"curl -H '(?P<name>[^:]+): (?P<value>[^']+)' (?P<url>http://\S+)", run.output())
+    command = re.search(r"    TOKEN=(?:.|\n)*?curl -H .*", run.output())
     assert command, run.output()
-    assert httpx.get(command["url"], headers={command["name"]: command["value"]}).status_code == 200
+    shown = subprocess.run(["sh", "-c", command[0]], stdout=subprocess.PIPE, text=True, check=True).stdout
+    assert len(json.loads(shown)["items"]) == 5
 
     (folder / "src" / "new.py").write_text("")
     run.wait_for("src/new.py changed: starting again")

@@ -19,6 +19,9 @@ PRODUCTION = {
     "MIGRATOR_DATABASE_URL": f"postgresql://shop_deploy:{PASSWORD}@db.internal/shop?sslmode=verify-full",
     "APP_SECRET_KEY": KEY,
     "APP_ALLOWED_HOSTS": "api.shop.test",
+    "APP_PUBLIC_URL": "https://shop.test",
+    "APP_SMTP_URL": f"smtp://shop:{PASSWORD}@mail.shop.test:587",
+    "APP_MAIL_FROM": "no-reply@shop.com",
 }
 
 
@@ -28,11 +31,11 @@ def problems(environ: dict[str, str], cls: type[Settings] = Settings) -> list[st
     return refused.value.problems
 
 
-def test_production_boots_with_the_five_variables_that_have_no_default() -> None:
+def test_production_boots_with_the_variables_that_have_no_default() -> None:
     settings = load(Settings, PRODUCTION)
     assert settings.deployed
     assert (settings.host, settings.port, settings.metrics_port) == ("0.0.0.0", 8000, 8001)
-    assert (settings.docs, settings.development_principals, settings.drain_seconds) == (False, False, 5)
+    assert (settings.docs, settings.drain_seconds) == (False, 5)
     assert settings.allowed_hosts == ("api.shop.test",)
     assert settings.secret_key.get_secret_value() == KEY
 
@@ -43,7 +46,7 @@ def test_development_boots_with_nothing_and_talks_to_itself(environment: str) ->
     assert not settings.deployed
     assert settings.database_url is None
     assert settings.host == "127.0.0.1"
-    assert (settings.docs, settings.development_principals, settings.drain_seconds) == (True, True, 0)
+    assert (settings.docs, settings.drain_seconds) == (True, 0)
     assert settings.allowed_hosts == ("localhost", "127.0.0.1", "[::1]")
     assert len(settings.secret_key.get_secret_value()) >= 32
 
@@ -100,6 +103,19 @@ REFUSED = [
     ("APP_CORS_ORIGINS", "https://*.shop.test", "entry 1"),
     ("APP_CORS_ORIGINS", "https://app.shop.test:443", "own port"),
     ("APP_CORS_ORIGINS", "http://app.shop.test", "https"),
+    ("APP_PUBLIC_URL", "", "is required"),
+    ("APP_PUBLIC_URL", "shop.test", "must be an origin"),
+    ("APP_PUBLIC_URL", "https://shop.test/", "must be an origin"),
+    ("APP_PUBLIC_URL", "https://shop.test,https://evil.test", "must be an origin"),
+    ("APP_PUBLIC_URL", "https://shop.test:443", "must be an origin"),
+    ("APP_PUBLIC_URL", "http://shop.test", "https"),
+    ("APP_SMTP_URL", "", "is required"),
+    ("APP_SMTP_URL", "mail.shop.test:587", "must be smtp://"),
+    ("APP_SMTP_URL", "smtp://mail.shop.test/folder", "must be smtp://"),
+    ("APP_SMTP_URL", "smtp://shop@mail.shop.test", "both a user and a password"),
+    ("APP_SMTP_URL", "smtp://shop:a[b@mail.shop.test:99999", "well-formed"),
+    ("APP_MAIL_FROM", "", "is required"),
+    ("APP_MAIL_FROM", "The Shop <no-reply@shop.com>", "must be an e-mail address"),
     ("APP_MAX_BODY_BYTES", "1MiB", "valid integer"),
     ("APP_MAX_BODY_BYTES", "99999999999", "less than"),
     ("APP_MAX_HEADER_BYTES", "10", "greater than"),
@@ -113,7 +129,6 @@ REFUSED = [
     ("APP_DRAIN_SECONDS", "-1", "greater than"),
     ("APP_SHUTDOWN_SECONDS", "soon", "valid number"),
     ("APP_DOCS", "perhaps", "valid boolean"),
-    ("APP_DEVELOPMENT_PRINCIPALS", "true", "must not be true"),
     ("APP_REVISION", "1 2", "must match"),
 ]
 

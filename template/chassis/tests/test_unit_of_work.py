@@ -26,7 +26,7 @@ from chassis.data.pool import Database
 from chassis.data.queries import Query as NamedQuery
 from chassis.dev.postgres import Postgres
 from chassis.settings import Settings, load
-from chassis.testing import TestDatabase, started
+from chassis.testing import TestDatabase, headers_of, started
 
 pytestmark = pytest.mark.anyio
 
@@ -341,7 +341,7 @@ async def test_events_belong_to_the_transaction_that_emitted_them(
 
 
 async def test_a_database_that_is_killed_is_a_503_and_found_again_when_it_is_back(
-    tmp_path: Path, service_of: Callable[..., Service], as_principal: Callable[..., dict[str, str]]
+    tmp_path: Path, service_of: Callable[..., Service], tenant_id: UUID
 ):
     server = Postgres(tmp_path / "postgres")  # one of its own, that may be killed
     server.start()
@@ -352,7 +352,8 @@ async def test_a_database_that_is_killed_is_a_503_and_found_again_when_it_is_bac
         with psycopg.connect(server.dsn("shop"), options=f"-crole={roles.MIGRATOR}") as migrator:
             migrator.execute(TABLE.encode())
         service = service_of(acts, DATABASE_URL=server.dsn("shop", roles.APP))
-        async with started(service), client_of(service, as_principal()) as api:
+        async with started(service), client_of(service, {}) as api:
+            api.headers |= headers_of(service.identity.access_tokens, tenant_id)
             assert (await api.post("/compiled", json={"name": "good"})).status_code == 200
             under_way = asyncio.create_task(api.post("/compiled", json={"name": "slow query"}))
             await asyncio.sleep(0.2)

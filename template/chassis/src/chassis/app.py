@@ -60,13 +60,13 @@ class Service(FastAPI):
             lifespan=_lifespan,
         )
         self.settings_class = settings_class
-        self.modules = (own.module, *modules)
+        self.modules = (*modules, own.module)
         self.include_router(health.router)
-        self.include_router(api_keyset.router, tags=[own.module.name])
         for module in self.modules:
             allow_fields(*module.log_fields)
             if module.router is not None:
                 self.include_router(module.router, prefix=_PREFIX, tags=[module.name])
+        self.include_router(api_keyset.router, tags=[own.module.name])
         install_error_handlers(self)
         self._endpoints = [(context, compiled(context)) for context in iter_route_contexts(self.routes)]
         if problems := [problem for route in self._endpoints for problem in self._problems(*route)]:

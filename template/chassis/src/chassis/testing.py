@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from chassis.app import Service
     from chassis.dev.postgres import Postgres
     from chassis.identity.keys import KeyRing
+    from chassis.identity.tokens import AccessTokens
     from chassis.settings import Settings
 
 _SERVE_SECONDS = 15.0
@@ -230,11 +231,16 @@ def as_principal(settings: "Settings", database: TestDatabase, tenant_id: UUID) 
     tokens = access_tokens(keys, settings.public_url, permissions_by_role(load_app().modules))
 
     def headers(role: str = "owner", tenant: UUID = tenant_id) -> dict[str, str]:
-        subject = uuid5(tenant, role)
-        token = tokens.issue(subject=subject, tenant_id=tenant, role=role, session_id=uuid5(subject, "session"))
-        return {"Authorization": f"Bearer {token}"}
+        return headers_of(tokens, tenant, role)
 
     return headers
+
+
+def headers_of(tokens: "AccessTokens", tenant: UUID, role: str = "owner") -> dict[str, str]:
+    """What somebody in a role sends: `headers_of(service.identity.access_tokens, tenant)` once a service has started."""
+    subject = uuid5(tenant, role)
+    token = tokens.issue(subject=subject, tenant_id=tenant, role=role, session_id=uuid5(subject, "session"))
+    return {"Authorization": f"Bearer {token}"}
 
 
 def _key_ring(settings: "Settings", database: TestDatabase) -> "KeyRing":

@@ -101,7 +101,7 @@ def person_of(client: httpx.AsyncClient, address: str, tokens: dict[str, Any]) -
 @pytest.fixture
 async def replica(app: Service, settings: Settings) -> AsyncGenerator[httpx.AsyncClient]:
     """A second replica of the service, on the same database."""
-    second = create_app(app.settings_class, app.modules[1:])
+    second = create_app(app.settings_class, app.modules[:-1])
     configure(second, settings)
     async with AsyncExitStack() as stack:
         await stack.enter_async_context(started(second))

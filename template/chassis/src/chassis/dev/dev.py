@@ -18,19 +18,17 @@ from psycopg.sql import SQL, Identifier
 
 from chassis.app import Service
 from chassis.data.migrate import migrate_for
-from chassis.data.pool import Database
+from chassis.dev.demo import make_demo
 from chassis.dev.database import development_server, state_folder, with_database
 from chassis.dev.postgres import POSTGRES_MAJOR, Postgres
 from chassis.dev.processes import is_busy, runs
 from chassis.dev.reload import serve_and_reload, stop_child
 from chassis.failure import Failure
 from chassis.features import PACKAGE
-from chassis.identity.development import DEMO_TENANT
 from chassis.settings import Settings
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _STOP_SECONDS = 30.0
-_SAMPLE_ROWS = 5
 
 
 class _Stop(BaseException):
@@ -76,7 +74,7 @@ def stop_leftovers() -> int:
 
 @contextmanager
 def _database(service: Service, settings: Settings) -> Generator[Settings]:
-    """The development database: started, made on first use with a few rows of a demo tenant, migrated."""
+    """The development database: started, made on first use with a few rows of a demo account, migrated."""
     server = development_server()
     print(f"Starting PostgreSQL {POSTGRES_MAJOR} in {os.path.relpath(server.directory)} ...", flush=True)
     try:
@@ -88,7 +86,7 @@ def _database(service: Service, settings: Settings) -> Generator[Settings]:
         settings = with_database(settings)
         _migrate(settings)
         if is_new:
-            asyncio.run(_sample(service, settings))
+            asyncio.run(make_demo(service, settings))
         yield settings
     finally:
         server.stop()
@@ -98,16 +96,6 @@ def _migrate(settings: Settings) -> None:
     print("Migrating the database ...", flush=True)
     if migrate_for(settings) == "ahead":
         print("It has migrations that are not in this checkout. To start with an empty one: rm -r .dev/postgres")
-
-
-async def _sample(service: Service, settings: Settings) -> None:
-    database = Database(settings, {})
-    await database.open()
-    async with database.unit_of_work(DEMO_TENANT) as db:
-        for module in service.modules:
-            if module.sample is not None:
-                await db.run(module.sample, _SAMPLE_ROWS)
-    await database.close(1)
 
 
 def _refuse_busy_ports(settings: Settings) -> None:

@@ -13,10 +13,10 @@ from watchfiles import watch
 
 from chassis.data import heads
 from chassis.dev.database import state_folder
+from chassis.dev.demo import EMAIL, PASSWORD
 from chassis.dev.processes import get, runs
 from chassis.failure import Failure
 from chassis.features import PROJECT
-from chassis.identity.development import DEMO_TENANT
 from chassis.settings import Settings
 
 _CHASSIS = (sys.executable, "-m", "chassis.cli")
@@ -97,7 +97,9 @@ def _welcome(settings: Settings) -> None:
         f"""
 {PROJECT} runs on {url} and starts again when a file changes. Ctrl-C stops all of it. Try:
 
-    curl -H 'Authorization: Bearer dev:{DEMO_TENANT}:owner' {url}{_first_list(settings)}
+    TOKEN=$(curl -s {url}/v1/auth/signin -H 'Content-Type: application/json' \\
+      --data '{{"email": "{EMAIL}", "password": "{PASSWORD}"}}' | sed 's/.*"access_token":"\\([^"]*\\).*/\\1/')
+    curl -H "Authorization: Bearer $TOKEN" {url}{_first_list(settings)}
 
 API {url}/docs   metrics http://{_host(settings)}:{settings.metrics_port}/metrics   guide README.md and docs/
 """,

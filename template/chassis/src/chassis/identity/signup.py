@@ -8,6 +8,7 @@ from uuid import UUID, uuid4
 
 from chassis.data.queries import query
 from chassis.identity import accounts, audit, emails, guessable, one_time, recovery
+from chassis.identity.accounts import Account
 from chassis.identity.identity import Identity
 from chassis.observe.logs import get_logger
 
@@ -39,6 +40,13 @@ async def sign_up(identity: Identity, email: str, password: str) -> None:
     An address that has an account gets a mail that says so. One that was never verified gets a link that sets the
     password given now, so that nobody can prepare an account for somebody else's address.
     """
+    account, token = await create(identity, email, password)
+    letter = identity.letters.known if account.is_verified else identity.letters.verify
+    identity.background.start(identity.post.send(letter(account.email, token)))
+
+
+async def create(identity: Identity, email: str, password: str) -> tuple[Account, str]:
+    """What `sign_up` does before it sends mail: the account, new or not, and the token that goes to its address."""
     address = emails.parse(email)
     guessable.check(password, address.canonical)
     hashed = await identity.passwords.hash(password)
@@ -53,8 +61,7 @@ async def sign_up(identity: Identity, email: str, password: str) -> None:
             token = await one_time.new(identity, db, "verify", account.id, hashed)
     if created:
         _log.info("user_created", account=account.id)
-    letter = identity.letters.known if account.is_verified else identity.letters.verify
-    identity.background.start(identity.post.send(letter(account.email, token)))
+    return account, token
 
 
 async def verify(identity: Identity, token: str) -> None:

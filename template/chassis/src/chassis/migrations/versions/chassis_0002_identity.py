@@ -50,6 +50,8 @@ def _people() -> None:
             primary key (tenant_id, account_id)
         );
         create index memberships_by_account on chassis.memberships (account_id);
+        create index memberships_by_time on chassis.memberships (tenant_id, created_at desc, account_id desc);
+        create index memberships_of_owners on chassis.memberships (tenant_id, account_id) where role = 'owner';
     """)
     found_by_email = f"encode(convert_to(email_canonical, 'UTF8'), 'hex') = {LOOKUP}"
     # A colleague's address may be read, through the membership that is shared; nobody else's.
@@ -97,7 +99,7 @@ def _proofs() -> None:
             expires_at timestamptz not null,
             revoked_at timestamptz
         );
-        create index sessions_by_account on chassis.sessions (account_id, created_at desc);
+        create index sessions_by_account on chassis.sessions (account_id, created_at desc, id desc);
         create index sessions_by_tenant on chassis.sessions (tenant_id, account_id);
         comment on column chassis.sessions.token_hash is 'of the one refresh token that is good now';
         comment on column chassis.sessions.expires_at is 'whatever happens: refreshing and switching do not move it';
@@ -126,6 +128,7 @@ def _proofs() -> None:
             accepted_at timestamptz,
             primary key (tenant_id, id)
         );
+        create index invitations_by_time on chassis.invitations (tenant_id, created_at desc, id desc);
 
         create table chassis.api_keys (
             tenant_id uuid not null references chassis.tenants (id),
@@ -141,6 +144,7 @@ def _proofs() -> None:
             revoked_at timestamptz,
             primary key (tenant_id, id)
         );
+        create index api_keys_by_time on chassis.api_keys (tenant_id, created_at desc, id desc);
     """)
     session = f"account_id = {ACCOUNT} or tenant_id = {TENANT} or encode(uuid_send(id), 'hex') = {LOOKUP}"
     theirs = "a person has and ends theirs in all tenants"
