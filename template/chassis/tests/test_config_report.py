@@ -54,6 +54,9 @@ def test_the_verdict_of_production_can_be_had_elsewhere(capsys: pytest.CaptureFi
     assert err.splitlines() == [
         "APP_SECRET_KEY is required in staging and production",
         "APP_ALLOWED_HOSTS is required in staging and production",
+        "APP_PUBLIC_URL is required in staging and production",
+        "APP_SMTP_URL is required in staging and production: people verify their addresses by mail",
+        "APP_MAIL_FROM is required in staging and production",
         "APP_DOCS must be a valid boolean",
         "APP_SECRT_KEY is not a variable of this service: did you mean APP_SECRET_KEY?",
         "This configuration is refused.",

@@ -2,8 +2,6 @@
 
 from typing import TYPE_CHECKING
 
-from chassis.data.pool import Database
-from chassis.identity.background import Background
 from chassis.identity.key_lookup import ApiKeys
 from chassis.identity.principal import Principal
 from chassis.identity.tokens import AccessTokens
@@ -21,12 +19,10 @@ _SCHEME = b"bearer "
 class Authenticate:
     """`Authorization: Bearer …` with an access token or an API key (RFC 6750); nothing else counts."""
 
-    def __init__(
-        self, database: Database, tokens: AccessTokens, watch: Watch, background: Background
-    ) -> None:
+    def __init__(self, tokens: AccessTokens, keys: ApiKeys, watch: Watch) -> None:
         self._tokens = tokens
+        self._keys = keys
         self._watch = watch
-        self._keys = ApiKeys(database, background)
 
     async def __call__(self, exchange: "Exchange", /) -> Principal | None:
         header = exchange.headers.get(b"authorization")

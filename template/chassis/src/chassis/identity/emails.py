@@ -37,7 +37,7 @@ def parse(text: str) -> Address:
 
 
 def _validated(text: str) -> ValidatedEmail:
-    return validate_email(text, check_deliverability=False)
+    return validate_email(text, check_deliverability=False, strict=True)
 
 
 def _fold(local_part: str) -> str:

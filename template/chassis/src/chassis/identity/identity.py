@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 from chassis.data.pool import Database
 from chassis.identity.authenticate import Authenticate
 from chassis.identity.background import Background
+from chassis.identity.key_lookup import ApiKeys
 from chassis.identity.keys import KeyRing
 from chassis.identity.letters import Letters
 from chassis.identity.mail import Post, post
@@ -41,7 +42,8 @@ class Identity:
         self.letters = Letters(origin)
         self.post: Post = post(settings)
         self.background = Background()
-        self.authenticate = Authenticate(database, self.access_tokens, self.watch, self.background)
+        self.api_keys = ApiKeys(database, self.background)
+        self.authenticate = Authenticate(self.access_tokens, self.api_keys, self.watch)
 
     async def start(self) -> None:
         """Learn keys and revocations. The database need not be there yet."""

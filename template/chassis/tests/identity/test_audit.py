@@ -1,0 +1,132 @@
+"""The audit trail: what is in it, that nobody changes it, and that whoever does is found out."""
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import asyncio
+import psycopg
+import pytest
+from chassis.identity.verification import broken
+from chassis.testing import TestDatabase
+
+from .conftest import PASSWORD, Mailbox, Person, sign_in
+
+pytestmark = pytest.mark.anyio
+
+Join = Callable[..., Awaitable[Person]]
+Sql = Callable[..., list[tuple[Any, ...]]]
+
+
+async def events(person: Person) -> list[str]:
+    return [entry["event"] for entry in (await person.call("GET", "/audit?limit=100")).json()["items"]]
+
+
+async def test_what_changes_something_is_recorded_in_its_tenant_alone(join: Join, mailbox: Mailbox):
+    ann, bob = await join(), await join()
+    key = (await ann.call("POST", "/api-keys", json={"name": "ci", "scopes": ["orders:read"]})).json()
+    await ann.call("DELETE", f"/api-keys/{key['id']}")
+    change = {"current_password": PASSWORD, "new_password": "seven quiet garden rakes"}
+    await ann.call("POST", "/auth/password/change", json=change)
+    await ann.call("POST", "/tenants/invitations", json={"email": bob.email})
+    recorded = (await ann.call("GET", "/audit")).json()["items"]
+    assert [entry["event"] for entry in recorded] == [
+        "authz_admin",
+        "authn_password_change",
+        "authn_token_revoked",
+        "authn_token_created",
+        "authn_login_success",
+        "user_created",
+    ]
+    assert [entry["position"] for entry in recorded] == [6, 5, 4, 3, 2, 1]
+    assert {entry["actor"] for entry in recorded} == {str(ann.id)}
+    assert recorded[2]["subject"] == key["id"]
+    assert recorded[0]["request_id"]
+    assert await events(bob) == ["authn_login_success", "user_created"]
+
+
+async def test_it_is_read_in_pages_and_only_by_those_who_may(join: Join, as_principal: Callable[..., dict[str, str]]):
+    ann = await join()
+    first = (await ann.call("GET", "/audit?limit=1")).json()
+    second = (await ann.call("GET", f"/audit?limit=1&cursor={first['next']}")).json()
+    assert [first["items"][0]["position"], second["items"][0]["position"], second["next"]] == [2, 1, None]
+    answer = await ann.client.get("/v1/audit", headers=as_principal("member"))
+    assert answer.status_code == 403
+
+
+async def test_neither_the_trail_nor_the_log_holds_addresses_or_tokens(
+    join: Join, sql: Sql, mailbox: Mailbox, capsys: pytest.CaptureFixture[str]
+):
+    ann = await join("ann@example.com")
+    await ann.client.post("/v1/auth/signin", json={"email": ann.email, "password": "not the right one"})
+    await ann.client.post("/v1/auth/signin", json={"email": "nobody@example.com", "password": PASSWORD})
+    token = await mailbox.token(ann.email)
+    await ann.client.post("/v1/auth/verify", json={"token": token})
+    used = ann.tokens["refresh_token"]
+    for _ in range(2):
+        await ann.client.post("/v1/auth/refresh", json={"refresh_token": used})
+    said = capsys.readouterr().out + "".join(row for (row,) in sql("select a::text from chassis.audit a"))
+    for event in ("user_created", "authn_login_success", "authn_login_fail", "authn_token_reuse"):
+        assert event in said
+    for secret in ("ann@example.com", "nobody@example.com", PASSWORD, token, used, ann.tokens["access_token"]):
+        assert secret not in said
+
+
+@pytest.mark.parametrize("verb", ["update {} set event = 'x'", "delete from {}", "truncate {}", "drop trigger audit_chain on {}"])
+async def test_the_service_itself_cannot_change_it(join: Join, database: TestDatabase, verb: str):
+    ann = await join()
+    with psycopg.connect(database.app) as app:
+        app.execute(f"select set_config('app.tenant_id', '{ann.tenant_id}', false)".encode())
+        assert app.execute("select count(*) from chassis.audit").fetchone() == (2,)
+        with pytest.raises(psycopg.errors.InsufficientPrivilege):
+            app.execute(verb.format("chassis.audit").encode())
+
+
+async def test_the_service_cannot_choose_what_the_chain_says(join: Join, database: TestDatabase, sql: Sql):
+    ann = await join()
+    with psycopg.connect(database.app) as app:
+        app.execute(f"select set_config('app.tenant_id', '{ann.tenant_id}', false)".encode())
+        app.execute(
+            "insert into chassis.audit (tenant_id, position, at, event, previous_hash, hash)"
+            f" values ('{ann.tenant_id}', 99, '2000-01-01', 'forged', 'x', 'y')".encode()
+        )
+    assert sql("select position, at > now() - interval '1 minute' from chassis.audit where event = 'forged'") == [(3, True)]
+    assert trail(database) == []
+
+
+async def test_many_at_once_make_one_chain(join: Join, database: TestDatabase):
+    ann = await join()
+    await asyncio.gather(*(sign_in(ann.client, ann.email) for _ in range(12)))
+    assert len(await events(ann)) == 14
+    assert trail(database) == []
+
+
+def trail(database: TestDatabase) -> list[str]:
+    """What `chassis audit verify` would say."""
+    with psycopg.connect(database.superuser) as connection:
+        return broken(connection)
+
+
+TAMPERED = {
+    "event": "update chassis.audit set event = 'nothing' where position = 3",
+    "actor": "update chassis.audit set actor = null where position = 3",
+    "time": "update chassis.audit set at = at - interval '1 microsecond' where position = 3",
+    "details": "update chassis.audit set details = '{}' where position = 3",
+    "deleted": "delete from chassis.audit where position = 3",
+    "rewritten with its hash": "update chassis.audit a set event = 'nothing', hash = chassis.audit_hash(row(a.tenant_id,"
+    " a.position, a.at, a.actor, 'nothing', a.subject, a.details, a.request_id, a.previous_hash, a.hash)::chassis.audit)"
+    " where position = 3",
+}
+
+
+@pytest.mark.parametrize("change", TAMPERED)
+async def test_the_first_row_that_was_touched_is_named(join: Join, database: TestDatabase, sql: Sql, change: str):
+    ann, bob = await join(), await join()
+    for _ in range(3):
+        await ann.call("POST", "/api-keys", json={"name": "ci", "scopes": ["orders:read"]})
+    assert trail(database) == []
+    sql(TAMPERED[change])
+    (found,) = trail(database)
+    first = 4 if change in {"deleted", "rewritten with its hash"} else 3
+    assert str(ann.tenant_id) in found
+    assert f"position {first}" in found
+    assert str(bob.tenant_id) not in found

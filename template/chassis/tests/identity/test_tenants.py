@@ -1,0 +1,197 @@
+"""Tenants, members, roles and invitations: who may change whom, and that one owner always stays."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import httpx
+import pytest
+
+from .conftest import PASSWORD, Mailbox, Person, person_of
+
+pytestmark = pytest.mark.anyio
+
+Join = Callable[..., Awaitable[Person]]
+Sql = Callable[..., list[tuple[Any, ...]]]
+Member = Callable[..., Awaitable[Person]]
+
+
+@pytest.fixture
+async def owner(join: Join) -> Person:
+    return await join("owner@example.com")
+
+
+@pytest.fixture
+def member(join: Join, owner: Person, sql: Sql) -> Member:
+    """`await member("admin")`: somebody who is signed in to the owner's tenant in that role."""
+
+    async def make(role: str) -> Person:
+        person = await join()
+        sql(
+            "insert into chassis.memberships (tenant_id, account_id, role) values (%s, %s, %s)",
+            owner.tenant_id, person.id, role,
+        )  # fmt: skip
+        return await switch(person, owner)
+
+    return make
+
+
+async def switch(person: Person, to: Person) -> Person:
+    body = {"refresh_token": person.tokens["refresh_token"], "tenant_id": str(to.tenant_id)}
+    answer = await person.client.post("/v1/auth/switch", json=body)
+    assert answer.status_code == 200, answer.text
+    return person_of(person.client, person.email, answer.json())
+
+
+async def test_members_see_each_other_and_nobody_else(owner: Person, member: Member, join: Join):
+    viewer = await member("viewer")
+    await join("stranger@example.com")
+    listed = (await viewer.call("GET", "/tenants/members")).json()["items"]
+    assert {(one["email"], one["role"]) for one in listed} == {(viewer.email, "viewer"), (owner.email, "owner")}
+
+
+async def test_a_tenant_is_renamed_by_those_who_may(owner: Person, member: Member):
+    viewer = await member("viewer")
+    assert (await viewer.call("PATCH", "/tenants/current", json={"name": "Mine"})).status_code == 403
+    renamed = await owner.call("PATCH", "/tenants/current", json={"name": "The shop"})
+    assert (renamed.status_code, renamed.json()["name"]) == (200, "The shop")
+    names = {one["name"] for one in (await viewer.call("GET", "/tenants")).json()["items"]}
+    assert names == {"Personal", "The shop"}
+
+
+@pytest.mark.parametrize("name", ["", " ", "a\nb", "x" * 101, "\u202eevil"])
+async def test_a_name_is_one_line(owner: Person, name: str):
+    assert (await owner.call("PATCH", "/tenants/current", json={"name": name})).status_code == 422
+
+
+async def test_the_last_owner_stays(owner: Person, member: Member):
+    for answer in (
+        await owner.call("PATCH", f"/tenants/members/{owner.id}", json={"role": "member"}),
+        await owner.call("DELETE", f"/tenants/members/{owner.id}"),
+        await owner.call("POST", "/tenants/leave"),
+    ):
+        assert (answer.status_code, answer.json()["code"]) == (409, "last_owner")
+    second = await member("owner")
+    assert (await owner.call("POST", "/tenants/leave")).status_code == 204
+    assert (await owner.call("GET", "/orders")).status_code == 401
+    assert (await second.call("POST", "/tenants/leave")).json()["code"] == "last_owner"
+
+
+async def test_two_owners_cannot_remove_each_other_at_once(owner: Person, member: Member, sql: Sql):
+    second = await member("owner")
+    answers = await asyncio.gather(
+        owner.call("DELETE", f"/tenants/members/{second.id}"), second.call("DELETE", f"/tenants/members/{owner.id}")
+    )
+    assert sorted(answer.status_code for answer in answers)[0] == 204
+    owners = sql("select count(*) from chassis.memberships where tenant_id = %s and role = 'owner'", owner.tenant_id)
+    assert owners == [(1,)]
+
+
+async def test_an_admin_neither_makes_nor_unmakes_owners(owner: Person, member: Member):
+    admin, other = await member("admin"), await member("member")
+    for answer in (
+        await admin.call("PATCH", f"/tenants/members/{admin.id}", json={"role": "owner"}),
+        await admin.call("PATCH", f"/tenants/members/{other.id}", json={"role": "owner"}),
+        await admin.call("PATCH", f"/tenants/members/{owner.id}", json={"role": "viewer"}),
+        await admin.call("DELETE", f"/tenants/members/{owner.id}"),
+        await admin.call("POST", "/tenants/invitations", json={"email": "a@example.com", "role": "owner"}),
+    ):
+        assert (answer.status_code, answer.json()["code"]) == (403, "owner_required")
+    assert (await admin.call("PATCH", f"/tenants/members/{other.id}", json={"role": "viewer"})).status_code == 200
+
+
+async def test_a_new_role_ends_the_sessions_that_say_the_old_one(owner: Person, member: Member):
+    person = await member("admin")
+    changed = await owner.call("PATCH", f"/tenants/members/{person.id}", json={"role": "viewer"})
+    assert changed.json()["role"] == "viewer"
+    assert (await person.call("GET", "/orders")).status_code == 401
+    refreshed = await person.client.post("/v1/auth/refresh", json={"refresh_token": person.tokens["refresh_token"]})
+    assert refreshed.status_code == 401
+
+
+async def test_members_of_other_tenants_are_unknown(owner: Person, join: Join):
+    stranger = await join()
+    for method, body in (("PATCH", {"role": "viewer"}), ("DELETE", None)):
+        answer = await stranger.call(method, f"/tenants/members/{owner.id}", json=body)
+        assert (answer.status_code, answer.json()["code"]) == (404, "not_found")
+
+
+async def test_whoever_is_removed_from_everywhere_gets_a_tenant_of_their_own_again(
+    owner: Person, client: httpx.AsyncClient, sql: Sql
+):
+    sql("delete from chassis.memberships where account_id = %s", owner.id)
+    again = await client.post("/v1/auth/signin", json={"email": owner.email, "password": PASSWORD})
+    person = person_of(client, owner.email, again.json())
+    assert person.tenant_id != owner.tenant_id
+    assert (await person.call("GET", "/orders")).status_code == 200
+
+
+async def test_an_invitation_is_accepted_once_by_whom_it_was_sent_to(
+    owner: Person, join: Join, mailbox: Mailbox, sql: Sql
+):
+    bob, eve = await join("bob@example.com"), await join("eve@example.com")
+    invited = await owner.call("POST", "/tenants/invitations", json={"email": "BOB@example.com", "role": "viewer"})
+    assert invited.status_code == 201
+    assert "token" not in invited.text
+    (pending,) = (await owner.call("GET", "/tenants/invitations")).json()["items"]
+    assert (pending["email"], pending["role"]) == ("bob@example.com", "viewer")
+    token = await mailbox.token("BOB@example.com")
+
+    others = await eve.call("POST", "/auth/invitations/accept", json={"token": token})
+    assert (others.status_code, others.json()["code"]) == (403, "invitation_for_another")
+    accepted = await bob.call("POST", "/auth/invitations/accept", json={"token": token})
+    assert accepted.json() == {"tenant_id": str(owner.tenant_id), "role": "viewer"}
+    again = await bob.call("POST", "/auth/invitations/accept", json={"token": token})
+    assert (again.status_code, again.json()["code"]) == (400, "token_refused")
+    assert (await owner.call("GET", "/tenants/invitations")).json()["items"] == []
+
+    there = await switch(bob, owner)
+    assert (await there.call("GET", "/orders")).status_code == 200
+    assert (await there.call("POST", "/orders", json={})).status_code == 403
+
+
+async def test_an_invitation_does_not_change_a_member(owner: Person, member: Member, mailbox: Mailbox, sql: Sql):
+    viewer = await member("viewer")
+    await owner.call("POST", "/tenants/invitations", json={"email": viewer.email, "role": "admin"})
+    await viewer.call("POST", "/auth/invitations/accept", json={"token": await mailbox.token(viewer.email)})
+    assert sql("select role from chassis.memberships where account_id = %s and tenant_id = %s", viewer.id, owner.tenant_id) == [
+        ("viewer",)
+    ]
+
+
+@pytest.mark.parametrize("ending", ["withdrawn", "expired"])
+async def test_an_invitation_ends(owner: Person, join: Join, mailbox: Mailbox, sql: Sql, ending: str):
+    bob = await join("bob@example.com")
+    invited = await owner.call("POST", "/tenants/invitations", json={"email": bob.email})
+    if ending == "withdrawn":
+        path = f"/tenants/invitations/{invited.json()['id']}"
+        assert (await bob.call("DELETE", path)).status_code == 404
+        assert (await owner.call("DELETE", path)).status_code == 204
+    else:
+        sql("update chassis.invitations set expires_at = now() - interval '1 second'")
+    accepted = await bob.call("POST", "/auth/invitations/accept", json={"token": await mailbox.token(bob.email)})
+    assert accepted.status_code == 400
+
+
+async def test_a_link_of_another_kind_is_no_invitation(join: Join, mailbox: Mailbox):
+    ann = await join()
+    answer = await ann.call("POST", "/auth/invitations/accept", json={"token": await mailbox.token(ann.email)})
+    assert answer.status_code == 400
+
+
+@pytest.mark.parametrize("secret", ["nothing", "an account", "a lookup"])
+async def test_raw_sql_as_the_app_role_sees_nothing_of_others(owner: Person, join: Join, app: Any, secret: str):
+    from chassis.data.queries import Query
+
+    stranger = await join()
+    settings: dict[str, Any] = {
+        "nothing": {},
+        "an account": {"account_id": stranger.id},
+        "a lookup": {"lookup": b"somebody@example.com"},
+    }[secret]
+    async with app.database.unit_of_work(None, **settings) as db:
+        for table in ("accounts", "tenants", "memberships", "sessions", "one_time_tokens", "invitations", "api_keys", "audit"):
+            rows = await db.all(Query("test", str, f"select t::text from chassis.{table} t", None))
+            assert not any(str(owner.id) in row or owner.email in row or str(owner.tenant_id) in row for row in rows), table
+        if secret == "nothing":
+            assert rows == []
