@@ -1,4 +1,4 @@
-"""One request, one transaction, one tenant: all of it is kept before the answer leaves, or nothing, and the pool is whole."""
+"""One request, one transaction, one tenant: kept before the answer leaves or not at all, and the pool stays whole."""
 
 import asyncio
 import os
@@ -6,6 +6,7 @@ import random
 import signal
 import time
 from collections.abc import AsyncGenerator, Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any
 from uuid import UUID, uuid4
@@ -13,10 +14,23 @@ from uuid import UUID, uuid4
 import asyncpg
 import psycopg
 import pytest
-from conftest import Client, Serving, client_of
 from fastapi import APIRouter, Query
 from prometheus_client import REGISTRY
-from things import ADD, NAMES, SLEEP, TABLE, NewThing, Somebody, Thing, router
+from things import (
+    ADD,
+    NAMES,
+    SLEEP,
+    TABLE,
+    AsPrincipal,
+    Client,
+    NewThing,
+    Serving,
+    Somebody,
+    Sql,
+    Thing,
+    client_of,
+    router,
+)
 
 from chassis import Problem, Transaction, public
 from chassis.app import Service
@@ -29,8 +43,6 @@ from chassis.settings import Settings, load
 from chassis.testing import TestDatabase, started
 
 pytestmark = pytest.mark.anyio
-
-Sql = Callable[..., list[tuple[Any, ...]]]
 
 FAIL = NamedQuery("things.fail", str, "select 1 / (length($1) - length($1))", None)
 TENANTS = NamedQuery("things.tenants", UUID, "select tenant_id from things, pg_sleep(0.001)", None)
@@ -58,10 +70,8 @@ async def _add_then(db: Transaction, how: str) -> Thing:
         case "failed query":
             await db.one(FAIL, how)
         case "swallowed failure":
-            try:
+            with suppress(asyncpg.DivisionByZeroError):
                 await db.one(FAIL, how)
-            except asyncpg.DivisionByZeroError:
-                pass
         case _:
             assert how == "good"
     return thing
@@ -119,7 +129,7 @@ def asleep(sql: Sql) -> int:
 
 @both_ways
 async def test_the_effect_is_kept_before_the_answer_begins(
-    path: str, service_of: Callable[..., Service], as_principal: Callable[..., dict[str, str]], sql: Sql
+    path: str, service_of: Callable[..., Service], as_principal: AsPrincipal, sql: Sql
 ):
     service = service_of(acts)
     seen: list[list[tuple[Any, ...]]] = []
@@ -219,13 +229,15 @@ async def test_two_queries_at_once_in_one_unit_of_work_are_our_mistake(serving: 
 
     @own.get("/both")
     async def both(who: Somebody, db: Transaction) -> list[list[str]]:
-        return await asyncio.gather(db.all(NAMES), db.all(NAMES))
+        return list(await asyncio.gather(db.all(NAMES), db.all(NAMES)))
 
     async with serving(own) as api:
         assert (await api.get("/both")).status_code == 500
 
 
-async def test_a_lock_that_another_holds_is_a_conflict(serving: Serving, table: TestDatabase, sql: Sql, tenant_id: UUID):
+async def test_a_lock_that_another_holds_is_a_conflict(
+    serving: Serving, table: TestDatabase, sql: Sql, tenant_id: UUID
+):
     [(thing,)] = sql("insert into things (tenant_id, name) values (%s, 'a') returning id::text", tenant_id)
     async with serving(router, APP_LOCK_TIMEOUT_SECONDS="0.1", APP_DATABASE_POOL_SIZE="1") as api:
         with psycopg.connect(table.superuser) as other:
@@ -251,7 +263,7 @@ async def test_a_request_waits_two_seconds_for_a_connection_and_no_longer(servin
 
 
 async def test_a_thousand_requests_through_one_connection_never_see_another_tenant(
-    serving: Serving, sql: Sql, as_principal: Callable[..., dict[str, str]]
+    serving: Serving, table: TestDatabase, sql: Sql, as_principal: AsPrincipal
 ):
     """Two tenants and nobody take turns, and a third of them are cut off at any moment."""
     two = (uuid4(), uuid4())
@@ -282,13 +294,16 @@ async def test_a_thousand_requests_through_one_connection_never_see_another_tena
         assert answer.json() == ([str(two[who])] * 3 if who < 2 else [])
         done["answered"] += 1
 
-    async with serving(acts, APP_DATABASE_POOL_SIZE="1") as api:
+    # asyncpg forgets a future of its own where it is cut off while it asks for TLS, and asyncio says so.
+    async with serving(acts, APP_DATABASE_POOL_SIZE="1", DATABASE_URL=f"{table.app}?sslmode=disable") as api:
         await asyncio.gather(*(request(number) for number in range(1_000)))
         assert done["cut off"] > 100
         assert done["answered"] > 600
         await asyncio.sleep(0.1)
         assert REGISTRY.get_sample_value("db_pool_in_use") == 0
-        open_now = sql("select state from pg_stat_activity where usename = %s and datname = current_database()", roles.APP)
+        open_now = sql(
+            "select state from pg_stat_activity where usename = %s and datname = current_database()", roles.APP
+        )
         assert open_now in ([], [("idle",)])
         assert (await api.get("/names")).json() == []
 
@@ -341,7 +356,7 @@ async def test_events_belong_to_the_transaction_that_emitted_them(
 
 
 async def test_a_database_that_is_killed_is_a_503_and_found_again_when_it_is_back(
-    tmp_path: Path, service_of: Callable[..., Service], as_principal: Callable[..., dict[str, str]]
+    tmp_path: Path, service_of: Callable[..., Service], as_principal: AsPrincipal
 ):
     server = Postgres(tmp_path / "postgres")  # one of its own, that may be killed
     server.start()
