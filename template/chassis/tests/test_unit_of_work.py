@@ -61,9 +61,9 @@ async def _add_then(db: Transaction, how: str) -> Thing:
         case "sleep":
             await asyncio.sleep(30)
         case "idle":
-            await asyncio.sleep(0.3)
+            await asyncio.sleep(0.8)
         case "idle, then a query":
-            await asyncio.sleep(0.3)
+            await asyncio.sleep(0.8)
             await db.all(NAMES)
         case "slow query":
             await db.one(SLEEP, 30.0)
@@ -111,7 +111,7 @@ both_ways = pytest.mark.parametrize("path", ["/compiled", "/by-fastapi"])
 @pytest.fixture
 async def one(serving: Serving) -> AsyncGenerator[Client]:
     """A client of a service whose pool has one connection: whoever leaks it is found out by the next request."""
-    async with serving(acts, APP_DATABASE_POOL_SIZE="1", APP_REQUEST_TIMEOUT_SECONDS="0.5") as client:
+    async with serving(acts, APP_DATABASE_POOL_SIZE="1", APP_REQUEST_TIMEOUT_SECONDS="1") as client:
         yield client
 
 
@@ -120,6 +120,14 @@ async def assert_whole(api: Client, *names: str) -> None:
     assert REGISTRY.get_sample_value("db_pool_in_use") == 0
     answer = await api.get("/names")
     assert (answer.status_code, answer.json()) == (200, list(names))
+
+
+async def busy() -> None:
+    """Wait until a request has a connection, and a little longer."""
+    async with asyncio.timeout(10):
+        while not REGISTRY.get_sample_value("db_pool_in_use"):
+            await asyncio.sleep(0.01)
+    await asyncio.sleep(0.1)
 
 
 def asleep(sql: Sql) -> int:
@@ -169,8 +177,7 @@ async def test_whatever_goes_wrong_leaves_nothing_behind(path: str, how: str, st
 @pytest.mark.parametrize("how", ["sleep", "slow query"])
 async def test_a_cancelled_request_leaves_nothing_behind(path: str, how: str, one: Client, sql: Sql):
     request = asyncio.create_task(one.post(path, json={"name": how}))
-    await asyncio.sleep(0.1)
-    assert REGISTRY.get_sample_value("db_pool_in_use") == 1
+    await busy()
     request.cancel()
     assert (await request).status_code == 503
     await assert_whole(one)
@@ -178,14 +185,14 @@ async def test_a_cancelled_request_leaves_nothing_behind(path: str, how: str, on
 
 
 async def test_a_statement_that_takes_too_long_is_stopped_by_the_server(serving: Serving, sql: Sql):
-    async with serving(acts, APP_STATEMENT_TIMEOUT_SECONDS="0.1", APP_DATABASE_POOL_SIZE="1") as api:
+    async with serving(acts, APP_STATEMENT_TIMEOUT_SECONDS="0.3", APP_DATABASE_POOL_SIZE="1") as api:
         answer = await api.post("/compiled", json={"name": "slow query"})
         assert (answer.status_code, answer.json()["code"]) == (504, "deadline_exceeded")
         await assert_whole(api)
 
 
 async def test_a_transaction_that_idles_is_ended_by_the_server(serving: Serving):
-    async with serving(acts, APP_IDLE_TRANSACTION_TIMEOUT_SECONDS="0.1", APP_DATABASE_POOL_SIZE="1") as api:
+    async with serving(acts, APP_IDLE_TRANSACTION_TIMEOUT_SECONDS="0.3", APP_DATABASE_POOL_SIZE="1") as api:
         for how in ("idle", "idle, then a query"):
             answer = await api.post("/compiled", json={"name": how})
             assert (answer.status_code, answer.json()["code"]) == (503, "database_unavailable")
@@ -251,10 +258,10 @@ async def test_a_lock_that_another_holds_is_a_conflict(
 async def test_a_request_waits_two_seconds_for_a_connection_and_no_longer(serving: Serving):
     async with serving(acts, APP_DATABASE_POOL_SIZE="1") as api:
         holding = asyncio.create_task(api.post("/compiled", json={"name": "sleep"}))
-        await asyncio.sleep(0.1)
+        await busy()
         began = time.monotonic()
         refused = await asyncio.gather(*(api.get("/names") for _ in range(5)))
-        assert 1.9 < time.monotonic() - began < 4
+        assert 1.9 < time.monotonic() - began < 8
         assert {(answer.status_code, answer.json()["code"]) for answer in refused} == {(503, "overloaded")}
         waiting = asyncio.create_task(api.get("/names"))
         holding.cancel()
@@ -370,7 +377,7 @@ async def test_a_database_that_is_killed_is_a_503_and_found_again_when_it_is_bac
         async with started(service), client_of(service, as_principal()) as api:
             assert (await api.post("/compiled", json={"name": "good"})).status_code == 200
             under_way = asyncio.create_task(api.post("/compiled", json={"name": "slow query"}))
-            await asyncio.sleep(0.2)
+            await busy()
             kill(server)
             assert (await under_way).status_code == 503
             for _ in range(3):
@@ -389,4 +396,5 @@ def kill(server: Postgres) -> None:
     with psycopg.connect(server.dsn("postgres")) as superuser:
         others = [pid for (pid,) in superuser.execute("select pid from pg_stat_activity").fetchall()]
     for pid in (postmaster, *others):
-        os.kill(pid, signal.SIGKILL)
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
