@@ -83,6 +83,34 @@ def config(options: argparse.Namespace) -> int:
     return report(load_app().settings_class, environment=options.env)
 
 
+def keys_rotate(_: argparse.Namespace) -> int:
+    """Change the key that signs access tokens. No request fails, and nobody has to sign in again."""
+    from chassis.identity.commands import rotate_keys
+
+    return rotate_keys(*_with_identity())
+
+
+def accounts_disable(options: argparse.Namespace) -> int:
+    """Sign somebody out everywhere, and let them in no more."""
+    from chassis.identity.commands import set_disabled
+
+    return set_disabled(*_with_identity(), options.email, disabled=True)
+
+
+def accounts_enable(options: argparse.Namespace) -> int:
+    """Let somebody in again who was disabled."""
+    from chassis.identity.commands import set_disabled
+
+    return set_disabled(*_with_identity(), options.email, disabled=False)
+
+
+def audit_verify(_: argparse.Namespace) -> int:
+    """Check that nobody has changed the audit trail of any tenant, and name the first row that was touched."""
+    from chassis.identity.commands import verify_audit
+
+    return verify_audit(_with_identity()[1])
+
+
 def dev(_: argparse.Namespace) -> int:
     """Start a PostgreSQL in .dev/, migrate, serve, and start again on every change; Ctrl-C stops all of it."""
     service, settings = _service()
@@ -108,17 +136,23 @@ def _parser() -> argparse.ArgumentParser:
         command.set_defaults(run=run)
         return command
 
+    def group(name: str, text: str) -> Any:
+        return commands.add_parser(name, help=text).add_subparsers(metavar="COMMAND", required=True)
+
     add(commands, "serve", serve)
     add(commands, "migrate", migrate)
-    migration = commands.add_parser("migration", help="Write and check migrations.").add_subparsers(
-        metavar="COMMAND", required=True
-    )
+    migration = group("migration", "Write and check migrations.")
     add(migration, "new", migration_new).add_argument("name", metavar="NAME", help="what it does, as in add_invoices")
     add(migration, "lint", migration_lint)
     environment = add(commands, "config", config)
     environment.add_argument(
         "--env", choices=["development", "test", "staging", "production"], help="as if APP_ENVIRONMENT were this"
     )
+    add(group("keys", "The keys that sign access tokens."), "rotate", keys_rotate)
+    people = group("accounts", "People who sign in.")
+    for name, run in (("disable", accounts_disable), ("enable", accounts_enable)):
+        add(people, name, run).add_argument("email", metavar="EMAIL", help="the address that they sign in with")
+    add(group("audit", "The record of what people did."), "verify", audit_verify)
     add(commands, "dev", dev)
     add(commands, "stop", stop)
     return parser
@@ -130,6 +164,16 @@ def _service() -> "tuple[Service, Settings]":
 
     service = load_app()
     return service, load(service.settings_class)
+
+
+def _with_identity() -> "tuple[Service, Settings]":
+    """The service on its database, with only what goes wrong in the log: the command itself says what it did."""
+    service, settings = _service()
+    settings = _with_database(settings)
+    from chassis.observe import logs
+
+    logs.configure(settings, stream=sys.stderr.buffer)
+    return service, settings
 
 
 def _with_database(settings: "Settings") -> "Settings":

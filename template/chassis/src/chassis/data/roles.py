@@ -60,7 +60,7 @@ def bootstrap(connection: Connection[TupleRow]) -> None:
     """
     for role, wanted in _WANTED.items():
         _racing(lambda role=role, wanted=wanted: _make(connection, role, wanted))
-    _racing(lambda: _join(connection))
+    _racing(lambda: join(connection, MIGRATOR))
     with connection.transaction():
         close_database(connection, connection.info.dbname)
         connection.execute(SQL(_IN_DATABASE).format(**_NAMES))
@@ -88,11 +88,11 @@ def _make(connection: Connection[TupleRow], role: str, wanted: set[str]) -> None
         connection.execute(statement.format(Identifier(role), SQL(" ").join(changes)))
 
 
-def _join(connection: Connection[TupleRow]) -> None:
-    """Let the login become the migrator: whoever makes a role may not yet do that."""
-    may = connection.execute("select pg_has_role(current_user, %s, 'set')", [MIGRATOR]).fetchone()
+def join(connection: Connection[TupleRow], role: str) -> None:
+    """Let the login become `role`: whoever makes a role may not yet do that. Raises psycopg.Error."""
+    may = connection.execute("select pg_has_role(current_user, %s, 'set')", [role]).fetchone()
     if may != (True,):
-        connection.execute(SQL("grant {} to current_user with set true, inherit false").format(Identifier(MIGRATOR)))
+        connection.execute(SQL("grant {} to current_user with set true, inherit false").format(Identifier(role)))
 
 
 def _racing(change: Callable[[], object]) -> None:

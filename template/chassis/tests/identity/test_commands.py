@@ -1,0 +1,79 @@
+"""What operators type: disabling, enabling, rotating keys, verifying the trail."""
+
+import asyncio
+import subprocess
+import sys
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import httpx
+import pytest
+
+from .conftest import PASSWORD, Person, eventually, sign_in
+
+pytestmark = pytest.mark.anyio
+
+Join = Callable[..., Awaitable[Person]]
+Sql = Callable[..., list[tuple[Any, ...]]]
+Chassis = Callable[..., Awaitable["subprocess.CompletedProcess[str]"]]
+
+
+@pytest.fixture
+def chassis(environment: dict[str, str]) -> Chassis:
+    """`await chassis("keys", "rotate")` runs the command on the test's database."""
+
+    async def run(*arguments: str) -> "subprocess.CompletedProcess[str]":
+        command = [sys.executable, "-m", "chassis.cli", *arguments]
+        return await asyncio.to_thread(
+            subprocess.run, command, env=environment, capture_output=True, text=True, check=False, timeout=60
+        )
+
+    return run
+
+
+async def test_a_disabled_account_is_out_in_seconds_until_it_is_enabled(
+    quick_watch: None, join: Join, client: httpx.AsyncClient, chassis: Chassis, sql: Sql
+):
+    ann, bob = await join("ann@example.com"), await join("bob@example.com")
+    done = await chassis("accounts", "disable", "ANN@example.com")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("Disabled. 1 sessions have ended")
+
+    async def dead() -> bool:
+        return (await ann.call("GET", "/orders")).status_code == 401
+
+    await eventually(dead, 5)
+    refreshed = await client.post("/v1/auth/refresh", json={"refresh_token": ann.tokens["refresh_token"]})
+    assert refreshed.status_code == 401
+    credentials = {"email": "ann@example.com", "password": PASSWORD}
+    assert (await client.post("/v1/auth/signin", json=credentials)).status_code == 401
+    assert (await bob.call("GET", "/orders")).status_code == 200
+    assert sql("select event, actor from chassis.audit order by at desc limit 1") == [("authn_login_lock", None)]
+
+    assert (await chassis("accounts", "enable", "ann@example.com")).stdout == "Enabled.\n"
+    await sign_in(client, "ann@example.com")
+
+
+async def test_an_unknown_address_is_one_clear_line(chassis: Chassis):
+    done = await chassis("accounts", "disable", "nobody@example.com")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == "chassis: there is no account with this address\n"
+
+
+async def test_keys_rotate_by_command(chassis: Chassis, sql: Sql):
+    for count in (1, 2):
+        done = await chassis("keys", "rotate")
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.endswith("0 that no token needs any more deleted.\n")
+        assert sql("select count(*) from chassis.signing_keys") == [(count,)]
+
+
+async def test_a_trail_that_was_touched_fails_and_is_named(join: Join, chassis: Chassis, sql: Sql):
+    ann, _ = await join(), await join()
+    good = await chassis("audit", "verify")
+    assert (good.returncode, good.stdout) == (0, "4 rows of 2 tenants are as they were recorded.\n"), good.stderr
+    sql("update chassis.audit set actor = null where tenant_id = %s and position = 1", ann.tenant_id)
+    bad = await chassis("audit", "verify")
+    assert bad.returncode == 1
+    assert f"tenant {ann.tenant_id}: the row at position 1" in bad.stdout
+    assert bad.stderr == "chassis: the audit trail was touched in 1 tenants\n"
