@@ -19,7 +19,7 @@ from chassis.testing import TestDatabase, headers_of, started
 sys.path.insert(0, str(Path(__file__).parent))  # for things.py: pytest itself adds no folder to the path
 
 import things
-from things import AsPrincipal, Client, Serving, Sql, client_of
+from things import Client, Serving, Sql, client_of
 
 
 @pytest.fixture
@@ -61,9 +61,9 @@ def serving(service_of: Callable[..., Service], tenant_id: UUID) -> Serving:
     @asynccontextmanager
     async def serve(router: APIRouter = things.router, **more: str) -> AsyncGenerator[Client]:
         service = service_of(router, **more)
-        async with started(service):
-            async with client_of(service, headers_of(service.identity.access_tokens, tenant_id)) as client:
-                yield client
+        async with started(service), client_of(service, {}) as client:
+            client.headers |= headers_of(service.identity.access_tokens, tenant_id)
+            yield client
 
     return serve
 

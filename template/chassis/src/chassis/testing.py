@@ -244,14 +244,14 @@ def as_principal(settings: "Settings", database: TestDatabase, tenant_id: UUID) 
 
 
 def headers_of(tokens: "AccessTokens", tenant: UUID, role: str = "owner") -> dict[str, str]:
-    """What somebody in a role sends: `headers_of(service.identity.access_tokens, tenant)` once a service has started."""
+    """What somebody in a role sends, such as to a started service with its `identity.access_tokens`."""
     subject = uuid5(tenant, role)
     token = tokens.issue(subject=subject, tenant_id=tenant, role=role, session_id=uuid5(subject, "session"))
     return {"Authorization": f"Bearer {token}"}
 
 
 def _key_ring(settings: "Settings", database: TestDatabase) -> "KeyRing":
-    """The keys of the services on this database, whether or not one has started: the first to come makes the first key."""
+    """The keys of the services on this database; the first one, where no service has started and made it."""
     import psycopg
 
     from chassis.identity.keys import OVERLAP, KeyRing, SealedKey

@@ -14,6 +14,7 @@ from uuid import UUID, uuid4
 import httpx
 import psycopg
 import pytest
+
 from chassis.app import Service, create_app
 from chassis.identity import watch
 from chassis.identity.mail import Kept

@@ -6,6 +6,7 @@ from typing import Any
 
 import httpx
 import pytest
+
 from chassis.identity import key_lookup
 
 from .conftest import QUICK_SECONDS, Mailbox, Person, eventually
@@ -78,7 +79,9 @@ async def test_a_key_expires_even_while_it_is_remembered(join: Join, sql: Sql):
 @pytest.mark.parametrize("days", [0, 366, -1])
 async def test_no_key_lives_for_ever(join: Join, days: int):
     ann = await join()
-    answer = await ann.call("POST", "/api-keys", json={"name": "ci", "scopes": ["orders:read"], "expires_in_days": days})
+    answer = await ann.call(
+        "POST", "/api-keys", json={"name": "ci", "scopes": ["orders:read"], "expires_in_days": days}
+    )
     assert answer.status_code == 422
 
 

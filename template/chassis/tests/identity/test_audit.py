@@ -1,11 +1,12 @@
 """The audit trail: what is in it, that nobody changes it, and that whoever does is found out."""
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-import asyncio
 import psycopg
 import pytest
+
 from chassis.identity.verification import broken
 from chassis.testing import TestDatabase
 
@@ -71,7 +72,9 @@ async def test_neither_the_trail_nor_the_log_holds_addresses_or_tokens(
         assert secret not in said
 
 
-@pytest.mark.parametrize("verb", ["update {} set event = 'x'", "delete from {}", "truncate {}", "drop trigger audit_chain on {}"])
+@pytest.mark.parametrize(
+    "verb", ["update {} set event = 'x'", "delete from {}", "truncate {}", "drop trigger audit_chain on {}"]
+)
 async def test_the_service_itself_cannot_change_it(join: Join, database: TestDatabase, verb: str):
     ann = await join()
     with psycopg.connect(database.app) as app:
@@ -89,7 +92,9 @@ async def test_the_service_cannot_choose_what_the_chain_says(join: Join, databas
             "insert into chassis.audit (tenant_id, position, at, event, previous_hash, hash)"
             f" values ('{ann.tenant_id}', 99, '2000-01-01', 'forged', 'x', 'y')".encode()
         )
-    assert sql("select position, at > now() - interval '1 minute' from chassis.audit where event = 'forged'") == [(3, True)]
+    assert sql("select position, at > now() - interval '1 minute' from chassis.audit where event = 'forged'") == [
+        (3, True)
+    ]
     assert trail(database) == []
 
 
@@ -112,9 +117,12 @@ TAMPERED = {
     "time": "update chassis.audit set at = at - interval '1 microsecond' where position = 3",
     "details": "update chassis.audit set details = '{}' where position = 3",
     "deleted": "delete from chassis.audit where position = 3",
-    "rewritten with its hash": "update chassis.audit a set event = 'nothing', hash = chassis.audit_hash(row(a.tenant_id,"
-    " a.position, a.at, a.actor, 'nothing', a.subject, a.details, a.request_id, a.previous_hash, a.hash)::chassis.audit)"
-    " where position = 3",
+    "rewritten with its hash": """
+        update chassis.audit a set event = 'nothing', hash = chassis.audit_hash(row(
+            a.tenant_id, a.position, a.at, a.actor, 'nothing', a.subject, a.details, a.request_id, a.previous_hash, a.hash
+        )::chassis.audit)
+        where position = 3
+    """,
 }
 
 

@@ -4,6 +4,7 @@ import asyncio
 import time
 
 import pytest
+
 from chassis.http.problems import Problem
 from chassis.identity import emails, guessable
 from chassis.identity.passwords import Cost, Passwords
@@ -34,7 +35,7 @@ from chassis.identity.passwords import Cost, Passwords
         "administrator2024!!",
         "x" * 1000,
         "password" * 100,
-        "ｐａｓｓｗｏｒｄｐａｓｓｗｏｒｄ",
+        "\uff50\uff41\uff53\uff53\uff57\uff4f\uff52\uff44password",
         "ann.lee@example.com",
         "ann.lee@example.com1",
         "annleeannleeannlee",
@@ -125,7 +126,7 @@ def test_what_was_typed_is_kept_for_the_mail():
 @pytest.mark.parametrize(
     "text",
     ["", "ann", "ann@", "@example.com", "ann@example", "ann@@example.com", "a b@example.com", "ann@exam ple.com",
-     "Ann <ann@example.com>", "ann@example.com\nBcc: eve@example.com", "ann\u202e@example.com", "ann＠example.com",
+     "Ann <ann@example.com>", "ann@example.com\nBcc: eve@example.com", "ann\u202e@example.com", "ann\uff20example.com",
      "\uff41nn\ufe6beve@example.com", "ann@[127.0.0.1]", "x" * 65 + "@example.com", '"a b"@example.com'],
 )  # fmt: skip
 def test_what_is_no_address_is_refused(text: str):

@@ -8,6 +8,7 @@ from typing import Any
 
 import httpx
 import pytest
+
 from chassis.identity.watch import PERIOD_SECONDS, STALE_SECONDS
 
 from .conftest import PASSWORD, QUICK_SECONDS, Mailbox, Person, eventually, person_of, sign_in
@@ -110,7 +111,7 @@ async def test_sessions_are_listed_and_ended_one_by_one(join: Join, client: http
     client.headers["User-Agent"] = "a telephone"
     phone = await sign_in(client, ann.email)
     listed = (await ann.call("GET", "/auth/sessions")).json()["items"]
-    assert [(one["user_agent"], one["current"]) for one in listed][0] == ("a telephone", False)
+    assert listed[0]["user_agent"] == "a telephone"
     assert [one["current"] for one in listed] == [False, True]
     assert (await ann.call("DELETE", f"/auth/sessions/{listed[0]['id']}")).status_code == 204
     assert not await alive(phone)
@@ -125,7 +126,11 @@ async def test_nobody_ends_or_sees_somebody_elses_session(join: Join):
     (session,) = (await bob.call("GET", "/auth/sessions")).json()["items"]
     theirs = await ann.call("DELETE", f"/auth/sessions/{session['id']}")
     unknown = await ann.call("DELETE", "/auth/sessions/00000000-0000-4000-8000-000000000000")
-    assert (theirs.status_code, theirs.json()["code"]) == (unknown.status_code, unknown.json()["code"]) == (404, "not_found")
+    assert (
+        (theirs.status_code, theirs.json()["code"])
+        == (unknown.status_code, unknown.json()["code"])
+        == (404, "not_found")
+    )
     assert await alive(bob)
 
 
@@ -196,14 +201,20 @@ async def test_links_sent_before_a_new_password_are_void(join: Join, client: htt
 
 async def test_switching_ends_the_old_session_and_goes_no_further(join: Join, sql: Sql):
     ann, bob = await join(), await join()
-    sql("insert into chassis.memberships (tenant_id, account_id, role) values (%s, %s, 'viewer')", bob.tenant_id, ann.id)
+    sql(
+        "insert into chassis.memberships (tenant_id, account_id, role) values (%s, %s, 'viewer')", bob.tenant_id, ann.id
+    )
     body = {"refresh_token": ann.tokens["refresh_token"], "tenant_id": str(bob.tenant_id)}
     answer = await ann.client.post("/v1/auth/switch", json=body)
     assert answer.status_code == 200
     there = person_of(ann.client, ann.email, answer.json())
     assert (there.id, there.tenant_id) == (ann.id, bob.tenant_id)
     assert await alive(there)
-    order = await there.call("POST", "/orders", json={}, )
+    order = await there.call(
+        "POST",
+        "/orders",
+        json={},
+    )
     assert order.status_code == 403
     assert not await alive(ann)
     assert (await refresh(there)).status_code == 200
@@ -225,7 +236,11 @@ async def test_seconds_to_dead_on_another_replica(
     quick_watch: None, join: Join, client: httpx.AsyncClient, replica: httpx.AsyncClient, sql: Sql, ending: str
 ):
     owner, ann = await join(), await join()
-    sql("insert into chassis.memberships (tenant_id, account_id, role) values (%s, %s, 'member')", owner.tenant_id, ann.id)
+    sql(
+        "insert into chassis.memberships (tenant_id, account_id, role) values (%s, %s, 'member')",
+        owner.tenant_id,
+        ann.id,
+    )
     body = {"refresh_token": ann.tokens["refresh_token"], "tenant_id": str(owner.tenant_id)}
     ann = person_of(client, ann.email, (await client.post("/v1/auth/switch", json=body)).json())
     there = Person(replica, ann.email, ann.tokens, ann.id, ann.tenant_id)

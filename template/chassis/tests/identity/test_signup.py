@@ -5,6 +5,7 @@ from typing import Any
 
 import httpx
 import pytest
+
 from chassis.app import Service
 from chassis.data.queries import Query
 from chassis.data.unit_of_work import UnitOfWork
@@ -179,7 +180,9 @@ async def test_nobody_prepares_an_account_for_somebody_elses_address(
     attacker = await join("ann@example.com")
     mine = "my own eleven grey geese"
     await client.post("/v1/auth/signup", json={"email": "ann@example.com", "password": mine})
-    assert (await client.post("/v1/auth/verify", json={"token": await mailbox.token("ann@example.com")})).status_code == 204
+    assert (
+        await client.post("/v1/auth/verify", json={"token": await mailbox.token("ann@example.com")})
+    ).status_code == 204
     await sign_in(client, "ann@example.com", mine)
     refused = await client.post("/v1/auth/signin", json={"email": "ann@example.com", "password": PASSWORD})
     assert refused.status_code == 401
@@ -217,9 +220,7 @@ async def test_a_hash_of_another_cost_is_renewed_by_signing_in(
 
 async def test_links_lead_to_the_configured_origin_alone(client: httpx.AsyncClient, mailbox: Mailbox):
     headers = {"Host": "localhost", "X-Forwarded-Host": "evil.example", "Origin": "https://evil.example"}
-    await client.post(
-        "/v1/auth/signup", json={"email": "ann@example.com", "password": PASSWORD}, headers=headers
-    )
+    await client.post("/v1/auth/signup", json={"email": "ann@example.com", "password": PASSWORD}, headers=headers)
     (mail,) = await mailbox.to("ann@example.com")
     text = str(mail)
     assert "http://localhost/auth/verify#token=" in text

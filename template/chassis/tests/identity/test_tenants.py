@@ -82,7 +82,7 @@ async def test_two_owners_cannot_remove_each_other_at_once(owner: Person, member
     answers = await asyncio.gather(
         owner.call("DELETE", f"/tenants/members/{second.id}"), second.call("DELETE", f"/tenants/members/{owner.id}")
     )
-    assert sorted(answer.status_code for answer in answers)[0] == 204
+    assert 204 in [answer.status_code for answer in answers]
     owners = sql("select count(*) from chassis.memberships where tenant_id = %s and role = 'owner'", owner.tenant_id)
     assert owners == [(1,)]
 
@@ -154,9 +154,9 @@ async def test_an_invitation_does_not_change_a_member(owner: Person, member: Mem
     viewer = await member("viewer")
     await owner.call("POST", "/tenants/invitations", json={"email": viewer.email, "role": "admin"})
     await viewer.call("POST", "/auth/invitations/accept", json={"token": await mailbox.token(viewer.email)})
-    assert sql("select role from chassis.memberships where account_id = %s and tenant_id = %s", viewer.id, owner.tenant_id) == [
-        ("viewer",)
-    ]
+    assert sql(
+        "select role from chassis.memberships where account_id = %s and tenant_id = %s", viewer.id, owner.tenant_id
+    ) == [("viewer",)]
 
 
 @pytest.mark.parametrize("ending", ["withdrawn", "expired"])
@@ -190,8 +190,19 @@ async def test_raw_sql_as_the_app_role_sees_nothing_of_others(owner: Person, joi
         "a lookup": {"lookup": b"somebody@example.com"},
     }[secret]
     async with app.database.unit_of_work(None, **settings) as db:
-        for table in ("accounts", "tenants", "memberships", "sessions", "one_time_tokens", "invitations", "api_keys", "audit"):
+        for table in (
+            "accounts",
+            "tenants",
+            "memberships",
+            "sessions",
+            "one_time_tokens",
+            "invitations",
+            "api_keys",
+            "audit",
+        ):
             rows = await db.all(Query("test", str, f"select t::text from chassis.{table} t", None))
-            assert not any(str(owner.id) in row or owner.email in row or str(owner.tenant_id) in row for row in rows), table
+            assert not any(str(owner.id) in row or owner.email in row or str(owner.tenant_id) in row for row in rows), (
+                table
+            )
         if secret == "nothing":
             assert rows == []

@@ -12,12 +12,13 @@ from uuid import uuid4
 
 import httpx
 import pytest
-from chassis.app import Service
-from chassis.identity.keys import KeyRing, SealedKey, SigningKey
-from chassis.identity.tokens import LIFETIME_SECONDS, AccessTokens, access_tokens
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from joserfc import jwt
 from joserfc.jwk import KeySet, OKPKey
+
+from chassis.app import Service
+from chassis.identity.keys import KeyRing, SealedKey, SigningKey
+from chassis.identity.tokens import LIFETIME_SECONDS, access_tokens
 
 from .conftest import Person
 

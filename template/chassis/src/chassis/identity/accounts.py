@@ -1,6 +1,7 @@
 """Accounts: people, each with an address and a password."""
 
 from dataclasses import dataclass
+from datetime import datetime
 from uuid import UUID
 
 from chassis.data.queries import query
@@ -13,21 +14,16 @@ class Account:
     email: str
     email_canonical: str
     password_hash: str
-    is_verified: bool
-    is_disabled: bool
+    verified_at: datetime | None
+    disabled_at: datetime | None
 
-
-_COLUMNS = """
-    id, email, email_canonical, password_hash, verified_at is not null as is_verified,
-    disabled_at is not null as is_disabled
-"""
 
 BY_ADDRESS = query(
-    "identity.account_by_address", Account, f"select {_COLUMNS} from chassis.accounts where email_canonical = $1"
+    "identity.account_by_address", Account, "select {row} from chassis.accounts where email_canonical = $1"
 )
 """Needs the address in `app.lookup`."""
 
-_BY_ID = query("identity.account", Account, f"select {_COLUMNS} from chassis.accounts where id = $1")
+_BY_ID = query("identity.account", Account, "select {row} from chassis.accounts where id = $1")
 _HOME = query(
     "identity.home",
     UUID,

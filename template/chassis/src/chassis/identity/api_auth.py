@@ -22,10 +22,13 @@ _USER_AGENT_LENGTH = 200
 
 router = APIRouter(prefix="/auth")
 
-Email = Annotated[str, Field(min_length=3, max_length=254, description="An e-mail address.", examples=["ann@example.com"])]
+Email = Annotated[
+    str, Field(min_length=3, max_length=254, description="An e-mail address.", examples=["ann@example.com"])
+]
 Password = Annotated[str, Field(min_length=1, max_length=LONGEST)]
 NewPassword = Annotated[
-    str, Field(min_length=1, max_length=LONGEST, description="15 characters or more, and not one that others would guess.")
+    str,
+    Field(min_length=1, max_length=LONGEST, description="15 characters or more, and not one that others would guess."),
 ]
 Token = Annotated[str, Field(min_length=1, max_length=200)]
 

@@ -61,7 +61,9 @@ async def list_tenants(who: Me, desk: Desk, page: PageRequest) -> Page[Tenant]:
 
 
 @router.patch("/tenants/current")
-async def rename_tenant(body: TenantChange, who: Annotated[Principal, may("tenants:manage")], db: Transaction) -> Tenant:
+async def rename_tenant(
+    body: TenantChange, who: Annotated[Principal, may("tenants:manage")], db: Transaction
+) -> Tenant:
     """Rename the tenant that the access token is for."""
     return await tenants.rename(db, who, body.name)
 
@@ -73,13 +75,17 @@ async def leave_tenant(who: Me, desk: Desk, db: Transaction) -> None:
 
 
 @router.get("/tenants/members")
-async def list_members(who: Annotated[Principal, may("members:read")], db: Transaction, page: PageRequest) -> Page[Member]:
+async def list_members(
+    who: Annotated[Principal, may("members:read")], db: Transaction, page: PageRequest
+) -> Page[Member]:
     """Who is a member, newest first."""
     return await tenants.members(db, who, page)
 
 
 @router.patch("/tenants/members/{account_id}")
-async def change_member(account_id: UUID, body: MemberChange, who: MembersManager, desk: Desk, db: Transaction) -> Member:
+async def change_member(
+    account_id: UUID, body: MemberChange, who: MembersManager, desk: Desk, db: Transaction
+) -> Member:
     """Give a member another role. Only owners make or unmake owners, and the last one stays."""
     return await tenants.set_role(desk, db, who, account_id, body.role)
 

@@ -7,7 +7,7 @@ import asyncio
 from collections.abc import Coroutine
 from typing import Any
 
-from chassis.http.problems import Problem, unavailable
+from chassis.http.problems import unavailable
 from chassis.observe.logs import get_logger
 
 _AT_ONCE = 4

@@ -35,7 +35,9 @@ def set_disabled(service: Service, settings: Settings, email: str, *, disabled: 
     """Disable or enable the account with that address."""
     ended = _run(service, settings, lambda identity: _set_disabled(identity, email, disabled=disabled))
     if disabled:
-        print(f"Disabled. {ended} sessions have ended: their tokens work for {PERIOD_SECONDS:.0f} seconds more at most.")
+        print(
+            f"Disabled. {ended} sessions have ended: their tokens work for {PERIOD_SECONDS:.0f} seconds more at most."
+        )
     else:
         print("Enabled.")
     return 0

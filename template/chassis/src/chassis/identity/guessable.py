@@ -25,7 +25,7 @@ _DISGUISES = str.maketrans("@431!05$7", "aaeiiosst")
 
 
 def check(password: str, *about: str) -> None:
-    """Raise a 422 problem for a password that is easy to guess. `about` is what else an attacker would try: the address."""
+    """Raise a 422 problem for a password that is easy to guess. `about` is what an attacker knows: the address."""
     if not SHORTEST <= len(password) <= LONGEST:
         raise Problem(422, "password_length", f"A password has {SHORTEST} to {LONGEST} characters.")
     if pieces(password, *about) < _FEWEST_PIECES:

@@ -24,9 +24,7 @@ _FINISH_SECONDS = 5.0
 class Identity:
     """What the handlers and services of this package work with."""
 
-    def __init__(
-        self, settings: "Settings", database: Database, permissions: Mapping[str, frozenset[str]]
-    ) -> None:
+    def __init__(self, settings: "Settings", database: Database, permissions: Mapping[str, frozenset[str]]) -> None:
         secret, origin = settings.secret_key.get_secret_value(), settings.public_url
         self.database = database
         self.permissions = permissions

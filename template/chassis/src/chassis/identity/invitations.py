@@ -42,23 +42,21 @@ class _Accepted:
     role: str
 
 
-_COLUMNS = "id, email_canonical as email, role, invited_by, created_at, expires_at"
-
 _INVITE = query(
     "identity.invite",
     Invitation,
-    f"""
+    """
     insert into chassis.invitations (tenant_id, id, token_hash, email_canonical, role, invited_by, expires_at)
     values ($1, $2, $3, $4, $5, $6, now() + make_interval(secs => $7))
-    returning {_COLUMNS}
+    returning id, email_canonical as email, role, invited_by, created_at, expires_at
     """,
 )
 _TENANT_NAME = query("identity.tenant_name", str, "select name from chassis.tenants where id = $1")
 _PENDING = query(
     "identity.invitations",
     Invitation,
-    f"""
-    select {_COLUMNS} from chassis.invitations
+    """
+    select id, email_canonical as email, role, invited_by, created_at, expires_at from chassis.invitations
     where tenant_id = $1 and (created_at, id) < ($2, $3)
       and accepted_at is null and expires_at > now()
     order by created_at desc, id desc

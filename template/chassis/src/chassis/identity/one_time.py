@@ -29,12 +29,22 @@ _NEW = query(
     values ($1, $2, $3, $4, now() + make_interval(secs => $5))
     """,
 )
-_GOOD = "token_hash = $1 and purpose = $2 and used_at is null and expires_at > now()"
-_FIND = query("identity.one_time_token", OneTime, f"select {{row}} from chassis.one_time_tokens where {_GOOD}")
+_FIND = query(
+    "identity.one_time_token",
+    OneTime,
+    """
+    select {row} from chassis.one_time_tokens
+    where token_hash = $1 and purpose = $2 and used_at is null and expires_at > now()
+    """,
+)
 _USE = query(
     "identity.use_one_time_token",
     OneTime,
-    f"update chassis.one_time_tokens set used_at = now() where {_GOOD} returning {{row}}",
+    """
+    update chassis.one_time_tokens set used_at = now()
+    where token_hash = $1 and purpose = $2 and used_at is null and expires_at > now()
+    returning {row}
+    """,
 )
 _VOID = query(
     "identity.void_one_time_tokens",

@@ -1,5 +1,7 @@
 """Choosing another password: by knowing the one before, or by reading mail at the account's address."""
 
+from uuid import UUID
+
 from chassis.data.queries import query
 from chassis.data.unit_of_work import UnitOfWork
 from chassis.http.problems import Problem
@@ -9,7 +11,6 @@ from chassis.identity.emails import Address
 from chassis.identity.identity import Identity
 from chassis.identity.principal import Principal
 from chassis.observe.logs import get_logger
-from uuid import UUID
 
 _log = get_logger("chassis.identity")
 
@@ -37,7 +38,7 @@ async def forgot(identity: Identity, email: str) -> None:
 async def _mail_link(identity: Identity, address: Address) -> None:
     async with identity.database.unit_of_work(None, lookup=address.lookup) as db:
         account = await db.first(accounts.BY_ADDRESS, address.canonical)
-        if account is None or account.is_disabled:
+        if account is None or account.disabled_at:
             return
         await db.act_as(account_id=account.id)
         token = await one_time.new(identity, db, "reset", account.id)

@@ -30,7 +30,7 @@ class Tokens:
 
     access_token: str
     refresh_token: str
-    token_type: Literal["Bearer"] = "Bearer"
+    token_type: Literal["Bearer"] = "Bearer"  # noqa: S105  (RFC 6750's word, not a secret)
     expires_in: int = LIFETIME_SECONDS
 
 
@@ -69,7 +69,8 @@ _ROLE = query(
     str,
     """
     select m.role from chassis.memberships m join chassis.accounts a on a.id = m.account_id
-    where m.tenant_id = $1 and m.account_id = $2 and a.disabled_at is null and ($3::text is null or a.password_hash = $3)
+    where m.tenant_id = $1 and m.account_id = $2 and a.disabled_at is null
+      and ($3::text is null or a.password_hash = $3)
     for share
     """,
 )
@@ -115,16 +116,16 @@ _PERSONAL_TENANT = query(
 
 
 async def sign_in(identity: Identity, email: str, password: str, user_agent: str | None) -> Tokens:
-    """Start a session. Raises the same 401 problem, after the same work, for a wrong password and an unknown address."""
+    """Start a session. A wrong password and an unknown address are the same 401 problem, after the same work."""
     address = emails.parse(email)
     async with identity.database.unit_of_work(None, lookup=address.lookup) as db:
         account = await db.first(accounts.BY_ADDRESS, address.canonical)
     matches = await identity.passwords.matches(password, account.password_hash if account else None)
-    if account is None or not matches or account.is_disabled:
+    if account is None or not matches or account.disabled_at:
         reason = "disabled" if matches else "password" if account else "unknown"
         _log.warning("authn_login_fail", account=account.id if account else None, reason=reason)
         raise _refused()
-    if identity.verified_only and not account.is_verified:
+    if identity.verified_only and not account.verified_at:
         _log.warning("authn_login_fail", account=account.id, reason="unverified")
         raise Problem(403, "address_not_verified", "Follow the link in the mail that was sent when you signed up.")
     async with identity.database.unit_of_work(None, account_id=account.id) as db:
@@ -163,10 +164,10 @@ async def switch(identity: Identity, token: str, tenant_id: UUID) -> Tokens:
             await db.act_as(session.tenant_id, session.account_id)
             await sessions.end(identity, db, session.account_id, only=session.id)
             await db.act_as(tenant_id)
-            tokens = await _start(
-                identity, db, session.account_id, session.user_agent, expires_at=session.expires_at
+            tokens = await _start(identity, db, session.account_id, session.user_agent, expires_at=session.expires_at)
+            await audit.record(
+                db, "authn_login_success", actor=session.account_id, subject=session.account_id, how="switch"
             )
-            await audit.record(db, "authn_login_success", actor=session.account_id, subject=session.account_id, how="switch")
             return tokens
         await _stop(identity, db, used, rotated=False)
     raise _refused()
@@ -224,9 +225,7 @@ async def _rehash(identity: Identity, account: Account, password: str) -> None:
 
 def _access_token(identity: Identity, session_id: UUID, account_id: UUID, tenant_id: UUID, role: str) -> str:
     try:
-        return identity.access_tokens.issue(
-            subject=account_id, tenant_id=tenant_id, role=role, session_id=session_id
-        )
+        return identity.access_tokens.issue(subject=account_id, tenant_id=tenant_id, role=role, session_id=session_id)
     except LookupError:
         raise stale() from None
 

@@ -27,7 +27,8 @@ _SIGN_UP = query(
     ), membership as (
         insert into chassis.memberships (tenant_id, account_id, role) select $2, id, 'owner' from account
     ), recorded as (
-        insert into chassis.audit (tenant_id, actor, event, subject) select $2, id, 'user_created', id::text from account
+        insert into chassis.audit (tenant_id, actor, event, subject)
+        select $2, id, 'user_created', id::text from account
     )
     select id from account
     """,
@@ -41,7 +42,7 @@ async def sign_up(identity: Identity, email: str, password: str) -> None:
     password given now, so that nobody can prepare an account for somebody else's address.
     """
     account, token = await create(identity, email, password)
-    letter = identity.letters.known if account.is_verified else identity.letters.verify
+    letter = identity.letters.known if account.verified_at else identity.letters.verify
     identity.background.start(identity.post.send(letter(account.email, token)))
 
 
@@ -55,7 +56,7 @@ async def create(identity: Identity, email: str, password: str) -> tuple[Account
         created = await db.first(_SIGN_UP, new, db.tenant_id, address.typed, address.canonical, hashed)
         account = await db.one(accounts.BY_ADDRESS, address.canonical)
         await db.act_as(account_id=account.id)
-        if account.is_verified:
+        if account.verified_at:
             token = await one_time.new(identity, db, "reset", account.id)
         else:
             token = await one_time.new(identity, db, "verify", account.id, hashed)

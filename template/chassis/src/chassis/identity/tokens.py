@@ -1,8 +1,8 @@
 """Access tokens: JWTs as RFC 9068 and RFC 8725 want them, verified once and then remembered for a while.
 
-There is one kind of token and one way to write its header, so a header is never interpreted: it either is, byte for byte,
-the one that goes with a key of ours, or the token is none. Whatever else a header may say (another algorithm, `jku`,
-`x5u`, `jwk`, `crit`) is thus not looked at, and the only signature there is is Ed25519.
+There is one kind of token and one way to write its header, so a header is never interpreted: it either is, byte for
+byte, the one that goes with a key of ours, or the token is none. Whatever else a header may say (another algorithm,
+`jku`, `x5u`, `jwk`, `crit`) is thus not looked at, and the only signature there is is Ed25519.
 
 A token is good for ten minutes at most. What ends it earlier - a revoked session, a disabled account, a changed
 password - is written to chassis.revocations, which every replica reads every few seconds: see `chassis.identity.watch`.
@@ -34,9 +34,7 @@ class _Verified:
 class AccessTokens:
     """Issues and verifies the tokens of one issuer and one audience."""
 
-    def __init__(
-        self, keys: KeyRing, issuer: str, audience: str, permissions: Mapping[str, frozenset[str]]
-    ) -> None:
+    def __init__(self, keys: KeyRing, issuer: str, audience: str, permissions: Mapping[str, frozenset[str]]) -> None:
         self._keys = keys
         self._issuer = issuer
         self._audience = audience

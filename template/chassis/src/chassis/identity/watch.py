@@ -1,4 +1,4 @@
-"""What every replica must hear of soon: revoked sessions and API keys, and new signing keys. Asked for every few seconds.
+"""What every replica must hear of soon, and asks for every few seconds: revoked sessions and API keys, new signing keys.
 
 Bound: a token stops within `PERIOD_SECONDS` of its session's end, at once on the replica that ended it. When the
 database could not be asked for `STALE_SECONDS`, no token is accepted at all, since it could have been revoked.
@@ -34,7 +34,9 @@ _KEYS = query(
     "select {row} from chassis.signing_keys",
     scan_allowed="a handful of rows",
 )
-_MAKING_KEY = query("identity.making_signing_key", str, "select pg_advisory_xact_lock(hashtext('chassis.signing_keys'))")
+_MAKING_KEY = query(
+    "identity.making_signing_key", str, "select pg_advisory_xact_lock(hashtext('chassis.signing_keys'))"
+)
 ADD_KEY = query(
     "identity.add_signing_key",
     str,

@@ -55,7 +55,9 @@ def _people() -> None:
     """)
     found_by_email = f"encode(convert_to(email_canonical, 'UTF8'), 'hex') = {LOOKUP}"
     # A colleague's address may be read, through the membership that is shared; nobody else's.
-    colleague = f"exists (select from chassis.memberships m where m.account_id = accounts.id and m.tenant_id = {TENANT})"
+    colleague = (
+        f"exists (select from chassis.memberships m where m.account_id = accounts.id and m.tenant_id = {TENANT})"
+    )
     op.execute(
         personal_table(
             "chassis.accounts",
@@ -202,7 +204,7 @@ def _shared_by_all_replicas() -> None:
 def _audit() -> None:
     """Each row's hash covers the row and the hash before it, so that no row can change without all later ones.
 
-    The trigger fills in position and hashes, whatever was given, while it holds the tenant's lock: the chain has no forks.
+    The trigger fills in position and hashes, whatever was given, while it holds the tenant's lock: no chain forks.
     """
     op.execute("""
         create table chassis.audit (
