@@ -62,7 +62,7 @@ def serving(service_of: Callable[..., Service], tenant_id: UUID) -> Serving:
     async def serve(router: APIRouter = things.router, **more: str) -> AsyncGenerator[Client]:
         service = service_of(router, **more)
         async with started(service), client_of(service, {}) as client:
-            client.headers |= headers_of(service.identity.access_tokens, tenant_id)
+            client.headers.update(headers_of(service.identity.access_tokens, tenant_id))
             yield client
 
     return serve

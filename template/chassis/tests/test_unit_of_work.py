@@ -375,7 +375,7 @@ async def test_a_database_that_is_killed_is_a_503_and_found_again_when_it_is_bac
             migrator.execute(TABLE.encode())
         service = service_of(acts, DATABASE_URL=server.dsn("shop", roles.APP))
         async with started(service), client_of(service, {}) as api:
-            api.headers |= headers_of(service.identity.access_tokens, tenant_id)
+            api.headers.update(headers_of(service.identity.access_tokens, tenant_id))
             assert (await api.post("/compiled", json={"name": "good"})).status_code == 200
             under_way = asyncio.create_task(api.post("/compiled", json={"name": "slow query"}))
             await busy()

@@ -2,13 +2,14 @@
 
 import asyncio
 import email
+import email.policy
 import re
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
-from email.message import Message
+from email.message import EmailMessage
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 from uuid import UUID, uuid4
 
 import httpx
@@ -50,7 +51,7 @@ class Mailbox:
         self._service = service
         self._folder = folder
 
-    async def to(self, address: str) -> list[Message]:
+    async def to(self, address: str) -> list[EmailMessage]:
         """All mail to an address, once everything that was to be sent is sent."""
         await self._service.identity.background.finish(5)
         files = sorted(self._folder.glob("*.eml")) if self._folder.exists() else []
@@ -59,7 +60,7 @@ class Mailbox:
 
     async def token(self, address: str) -> str:
         """The token in the latest mail to an address."""
-        text = cast(str, (await self.to(address))[-1].get_payload(decode=True).decode())
+        text = (await self.to(address))[-1].get_content()
         return re.findall(r"#token=(\S+)", text)[-1]
 
 

@@ -119,7 +119,8 @@ TAMPERED = {
     "deleted": "delete from chassis.audit where position = 3",
     "rewritten with its hash": """
         update chassis.audit a set event = 'nothing', hash = chassis.audit_hash(row(
-            a.tenant_id, a.position, a.at, a.actor, 'nothing', a.subject, a.details, a.request_id, a.previous_hash, a.hash
+            a.tenant_id, a.position, a.at, a.actor, 'nothing', a.subject, a.details, a.request_id, a.previous_hash,
+            a.hash
         )::chassis.audit)
         where position = 3
     """,

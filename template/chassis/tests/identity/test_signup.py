@@ -7,7 +7,6 @@ import httpx
 import pytest
 
 from chassis.app import Service
-from chassis.data.queries import Query
 from chassis.data.unit_of_work import UnitOfWork
 from chassis.identity.passwords import Passwords
 
@@ -49,47 +48,45 @@ async def test_every_spelling_of_an_address_signs_in(join: Join, client: httpx.A
 
 
 class Work:
-    """Counts what the service does for a request: hashes, queries by name, transactions."""
+    """Counts what the service does for a request: hashes, queries, transactions."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def __init__(self, app: Service, monkeypatch: pytest.MonkeyPatch) -> None:
         self.done: list[str] = []
-        run, fetch, begin = Passwords._run, UnitOfWork._fetch, UnitOfWork.begin
+        for owner, name, kind in (
+            (app.identity.passwords, "hash", "hash"),
+            (app.identity.passwords, "matches", "hash"),
+            (UnitOfWork, "all", "query"),
+            (UnitOfWork, "first", "query"),
+            (UnitOfWork, "one", "query"),
+            (UnitOfWork, "run", "query"),
+            (UnitOfWork, "begin", "begin"),
+        ):
+            monkeypatch.setattr(owner, name, self._counted(kind, getattr(owner, name)))
 
-        async def counted_run(passwords: Passwords, work: Any) -> Any:
-            self.done.append("hash")
-            return await run(passwords, work)
+    def _counted(self, kind: str, call: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
+        async def counted(*arguments: Any) -> Any:
+            self.done.append(kind)
+            return await call(*arguments)
 
-        async def counted_fetch(db: UnitOfWork, query: Query[Any], arguments: Any) -> Any:
-            self.done.append("query")
-            return await fetch(db, query, arguments)
+        return counted
 
-        async def counted_begin(db: UnitOfWork, then: str = "") -> str:
-            self.done.append("begin")
-            return await begin(db, then)
-
-        monkeypatch.setattr(Passwords, "_run", counted_run)
-        monkeypatch.setattr(UnitOfWork, "_fetch", counted_fetch)
-        monkeypatch.setattr(UnitOfWork, "begin", counted_begin)
-
-    async def of(self, request: Awaitable[httpx.Response]) -> tuple[int, Any, list[str]]:
+    async def of(self, request: Awaitable[httpx.Response]) -> tuple[int, dict[str, Any], list[str]]:
         self.done.clear()
         answer = await request
-        done = list(self.done)
-        body = answer.json() if answer.content else None
-        if isinstance(body, dict):
-            body.pop("request_id", None)
-        return answer.status_code, body, done
+        body: dict[str, Any] = answer.json()
+        body.pop("request_id", None)
+        return answer.status_code, body, list(self.done)
 
 
 async def test_signing_in_tells_nothing_of_who_has_an_account(
-    join: Join, client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch, sql: Sql
+    app: Service, join: Join, client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch, sql: Sql
 ):
     await join("ann@example.com")
     await join("disabled@example.com")
     sql("update chassis.accounts set disabled_at = now() where email_canonical = 'disabled@example.com'")
-    work = Work(monkeypatch)
+    work = Work(app, monkeypatch)
 
-    async def attempt(address: str, password: str) -> tuple[int, Any, list[str]]:
+    async def attempt(address: str, password: str) -> tuple[int, dict[str, Any], list[str]]:
         return await work.of(client.post("/v1/auth/signin", json={"email": address, "password": password}))
 
     unknown = await attempt("nobody@example.com", "not the password of anybody")
@@ -101,14 +98,19 @@ async def test_signing_in_tells_nothing_of_who_has_an_account(
 
 @pytest.mark.parametrize("verified", [False, True])
 async def test_signing_up_tells_nothing_of_who_has_an_account(
-    join: Join, client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch, mailbox: Mailbox, verified: bool
+    app: Service,
+    join: Join,
+    client: httpx.AsyncClient,
+    monkeypatch: pytest.MonkeyPatch,
+    mailbox: Mailbox,
+    verified: bool,
 ):
     await join("ann@example.com")
     if verified:
         await client.post("/v1/auth/verify", json={"token": await mailbox.token("ann@example.com")})
-    work = Work(monkeypatch)
+    work = Work(app, monkeypatch)
 
-    async def attempt(address: str) -> tuple[int, Any, list[str]]:
+    async def attempt(address: str) -> tuple[int, dict[str, Any], list[str]]:
         answer = await work.of(client.post("/v1/auth/signup", json={"email": address, "password": PASSWORD}))
         await mailbox.to(address)
         return answer
@@ -120,13 +122,13 @@ async def test_signing_up_tells_nothing_of_who_has_an_account(
 
 
 async def test_asking_for_a_new_password_tells_nothing_of_who_has_an_account(
-    join: Join, client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch, mailbox: Mailbox
+    app: Service, join: Join, client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch, mailbox: Mailbox
 ):
     await join("ann@example.com")
     await mailbox.to("ann@example.com")
-    work = Work(monkeypatch)
+    work = Work(app, monkeypatch)
 
-    async def attempt(address: str) -> tuple[int, Any, list[str]]:
+    async def attempt(address: str) -> tuple[int, dict[str, Any], list[str]]:
         answer = await work.of(client.post("/v1/auth/password/forgot", json={"email": address}))
         await mailbox.to(address)
         return answer
@@ -162,7 +164,7 @@ async def test_a_link_expires(join: Join, client: httpx.AsyncClient, mailbox: Ma
 async def test_a_forged_token_costs_no_query(
     app: Service, client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch, forged: str
 ):
-    work = Work(monkeypatch)
+    work = Work(app, monkeypatch)
     for path, field in [
         ("/verify", "token"),
         ("/password/reset", "token"),

