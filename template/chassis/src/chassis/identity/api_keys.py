@@ -59,6 +59,7 @@ _PAGE = query(
     order by created_at desc, id desc
     limit $4
     """,
+    scan_allowed="what filters is the policy, which every row of the tenant passes",
 )
 _REVOKE = query(
     "identity.revoke_api_key",

@@ -46,11 +46,13 @@ _REVOKED = query(
     "identity.revoked",
     UUID,
     "select id from chassis.revocations where revoked_at > now() - make_interval(secs => $1)",
+    scan_allowed="all of them are wanted: what was ended within minutes",
 )
 _FORGET = query(
     "identity.forget_revoked",
     UUID,
     "delete from chassis.revocations where revoked_at < now() - make_interval(secs => $1)",
+    scan_allowed="it deletes what it reads",
 )
 
 
