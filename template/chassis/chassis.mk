@@ -50,7 +50,7 @@ migrate: installed
 
 # The hook of the template fails this when files are left with conflicts.
 update: installed
-	$(COPIER) update --trust
+	$(COPIER) update --trust --skip-answered $(ARGS)
 	@$(UV) sync --quiet
 	@echo "Now: make check test; look at 'git diff'; commit, uv.lock as well. 'make dev' and the deployment migrate."
 
