@@ -9,7 +9,7 @@ COPIER := $(UV) tool run --from 'copier>=9.19.1,<10' copier
 # An activated environment is another project's, as far as uv can tell.
 unexport VIRTUAL_ENV
 
-.PHONY: help dev stop test check format migrate update installed
+.PHONY: help dev stop test check format module migrate update installed
 .DEFAULT_GOAL := help
 
 help:
@@ -18,6 +18,7 @@ help:
 	@echo "make test      run the tests on a real PostgreSQL; ARGS='-k text' chooses"
 	@echo "make check     lint, format, types, import contracts, what migrations would lock"
 	@echo "make format    put right what make check says of the format"
+	@echo "make module    write a new module and its test, as in make module NAME=invoices"
 	@echo "make migrate   bring the database of DATABASE_URL, or the running development database, to this release"
 	@echo "make update    bring the template's newest release into this checkout"
 
@@ -41,14 +42,17 @@ format: installed
 	$(BIN)/ruff check --fix --quiet
 	$(BIN)/ruff format --quiet
 
+module: installed
+	@$(BIN)/chassis module new "$(NAME)"
+
 migrate: installed
 	@$(BIN)/chassis migrate
 
 # The hook of the template fails this when files are left with conflicts.
 update: installed
-	$(COPIER) update --trust
+	$(COPIER) update --trust --skip-answered $(ARGS)
 	@$(UV) sync --quiet
-	@echo "Now: make check test; look at 'git diff'; commit, uv.lock as well. 'make dev' and the deployment migrate."
+	@echo "uv.lock is brought up to date: commit it too. 'make dev' and the deployment run what there is to migrate."
 
 # Quick when nothing is missing, and quiet. What an installer says is kept for when something is.
 installed: $(UV) | .dev

@@ -28,6 +28,7 @@ from chassis.testing import started
 
 CANARY = "c4n4ry"
 NOWHERE = "postgresql://nobody:nothing@127.0.0.1:1/nowhere"
+ENVIRONMENT = {"APP_ENVIRONMENT": "test", "APP_PUBLIC_URL": "http://localhost", "DATABASE_URL": NOWHERE}
 ADD = Query("edges.add", str, "insert into things (tenant_id, name) values ($1, $2) returning name", None)
 BROKEN_SQL = Query("edges.broken", str, f"select no_such_column from things where name = '{CANARY}'", None)
 
@@ -245,7 +246,7 @@ app = create_app(Settings, [module])
 def configured(*modules: Module, **environment: str) -> Service:
     """A service of those modules, or of this one; configured, but not started."""
     service = create_app(Settings, modules or [module])
-    service.configure(load(Settings, {"APP_ENVIRONMENT": "test", "DATABASE_URL": NOWHERE} | environment))
+    service.configure(load(Settings, ENVIRONMENT | environment))
     return service
 
 

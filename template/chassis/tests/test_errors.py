@@ -157,7 +157,7 @@ async def test_a_mistake_in_sql_shows_neither_the_sql_nor_the_database(
 async def test_a_database_that_is_down_is_503(as_principal: Callable[..., dict[str, str]], path: str) -> None:
     async with client_of(configured(), **as_principal()) as client:
         answer = await client.post(path, params={"seconds": 0})
-    assert check_problem(answer, 503)["code"] == "database_unavailable"
+    assert check_problem(answer, 503)["code"] == "authentication_unavailable"
     assert answer.headers["retry-after"] == "1"
     assert "127.0.0.1" not in answer.text
 

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from chassis.identity.tokens import AccessTokens
     from chassis.settings import Settings
 
-_SERVE_SECONDS = 15.0
+_SERVE_SECONDS = 60.0
 _STOP_SECONDS = 30.0
 
 

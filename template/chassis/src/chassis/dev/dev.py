@@ -17,12 +17,11 @@ import psycopg
 from psycopg.sql import SQL, Identifier
 
 from chassis.app import Service
-from chassis.data.migrate import migrate_for
 from chassis.dev.database import development_server, state_folder, with_database
 from chassis.dev.demo import make_demo
 from chassis.dev.postgres import POSTGRES_MAJOR, Postgres
 from chassis.dev.processes import is_busy, runs
-from chassis.dev.reload import serve_and_reload, stop_child
+from chassis.dev.reload import serve_and_reload, start_child, stop_child
 from chassis.failure import Failure
 from chassis.features import PACKAGE
 from chassis.settings import Settings
@@ -43,12 +42,15 @@ def develop(service: Service, settings: Settings) -> int:
         try:
             stop_child()  # of a run that was killed
             _refuse_busy_ports(settings)
+            is_new = False
             if settings.database_url is None:
-                settings = running.enter_context(_database(service, settings))
-            else:
-                _migrate(settings)
+                settings, is_new = running.enter_context(_database(settings))
             running.callback(stop_child)
-            serve_and_reload(settings)
+            child = start_child()  # it needs as long to import as the database to be migrated
+            _migrate(settings)
+            if is_new:
+                asyncio.run(make_demo(service, settings))
+            serve_and_reload(child, settings)
         except (_Stop, KeyboardInterrupt):  # the second one comes from watchfiles, in place of the first
             print("\nStopping ...", flush=True)
     return 0
@@ -73,8 +75,8 @@ def stop_leftovers() -> int:
 
 
 @contextmanager
-def _database(service: Service, settings: Settings) -> Generator[Settings]:
-    """The development database: started, made on first use with a few rows of a demo account, migrated."""
+def _database(settings: Settings) -> Generator[tuple[Settings, bool]]:
+    """The development database, running; whether it was made just now."""
     server = development_server()
     print(f"Starting PostgreSQL {POSTGRES_MAJOR} in {os.path.relpath(server.directory)} ...", flush=True)
     try:
@@ -83,17 +85,15 @@ def _database(service: Service, settings: Settings) -> Generator[Settings]:
             is_new = admin.execute("select from pg_database where datname = %s", [PACKAGE]).fetchone() is None
             if is_new:
                 admin.execute(SQL("create database {}").format(Identifier(PACKAGE)))
-        settings = with_database(settings)
-        _migrate(settings)
-        if is_new:
-            asyncio.run(make_demo(service, settings))
-        yield settings
+        yield with_database(settings), is_new
     finally:
         server.stop()
 
 
 def _migrate(settings: Settings) -> None:
     print("Migrating the database ...", flush=True)
+    from chassis.data.migrate import migrate_for  # only now that the service is on its way: it takes long to import
+
     if migrate_for(settings) == "ahead":
         print("It has migrations that are not in this checkout. To start with an empty one: rm -r .dev/postgres")
 

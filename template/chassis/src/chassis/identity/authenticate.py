@@ -30,7 +30,10 @@ class Authenticate:
             return None
         token = header[7:]
         principal = await self._keys.principal(token) if token[:3] == b"sk_" else self._tokens.principal(token)
-        if principal is not None and self._watch.revoked(principal.session_id):
+        if principal is None:
+            self._watch.check_fresh()  # or this replica may only not know the key yet
+            return None
+        if self._watch.revoked(principal.session_id):
             _log.warning("authn_token_reuse", session=principal.session_id)
             return None
         return principal

@@ -75,7 +75,8 @@ class ApiKeys:
         if found.used_at is None or (now - found.used_at).total_seconds() > _USE_NOTED_SECONDS:
             self._background.start(self._note_use(found))
         until = min(until, monotonic() + (found.expires_at - now).total_seconds())
-        return Principal(found.id, found.tenant_id, ROLE, frozenset(found.scopes), found.id), until
+        key_id, tenant_id = UUID(int=found.id.int), UUID(int=found.tenant_id.int)  # asyncpg's own type is a subclass
+        return Principal(key_id, tenant_id, ROLE, frozenset(found.scopes), key_id), until
 
     async def _note_use(self, key: _Key) -> None:
         async with self._database.unit_of_work(key.tenant_id) as db:

@@ -5,18 +5,24 @@ database could not be asked for `STALE_SECONDS`, no token is accepted at all, si
 """
 
 import asyncio
+import math
 from contextlib import suppress
 from datetime import UTC, datetime
 from time import monotonic
+from typing import TYPE_CHECKING, TypeVar
 from uuid import UUID
 
 from chassis.data.pool import Database
-from chassis.data.queries import query
-from chassis.data.unit_of_work import UnitOfWork
+from chassis.data.queries import Query, query
 from chassis.http.problems import Problem, unavailable
 from chassis.identity.keys import OVERLAP, KeyRing, SealedKey
 from chassis.identity.tokens import LIFETIME_SECONDS
 from chassis.observe.logs import get_logger
+
+if TYPE_CHECKING:
+    from chassis.data.pool import Connection
+
+T = TypeVar("T")
 
 PERIOD_SECONDS = 5.0
 STALE_SECONDS = 25.0
@@ -57,14 +63,18 @@ _FORGET = query(
 
 
 class Watch:
-    """This replica's knowledge of keys and revocations, and how old it is."""
+    """This replica's knowledge of keys and revocations, and how old it is.
+
+    It asks on a connection of its own: a pool that is busy must not make every token worthless.
+    """
 
     def __init__(self, database: Database, keys: KeyRing) -> None:
         self._database = database
         self._keys = keys
+        self._connection: Connection | None = None
         self._revoked: frozenset[UUID] = frozenset()
         self._heard: dict[UUID, float] = {}
-        self._fresh_until = 0.0
+        self._fresh_until = -math.inf
         self._task: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
@@ -77,12 +87,17 @@ class Watch:
             self._task.cancel()
             with suppress(asyncio.CancelledError):
                 await self._task
+        self._disconnect()
 
     def revoked(self, session_id: UUID | None) -> bool:
         """Whether a session or API key has ended. Raises a 503 problem when too little is known to say."""
+        self.check_fresh()
+        return session_id in self._revoked
+
+    def check_fresh(self) -> None:
+        """Raise a 503 problem when too little is known to judge any token."""
         if monotonic() > self._fresh_until:
             raise stale()
-        return session_id in self._revoked
 
     def heard(self, *ids: UUID) -> None:
         """Know of what this replica itself has ended, without asking."""
@@ -92,43 +107,49 @@ class Watch:
     async def refresh(self) -> None:
         """Ask now. Raises whatever the database does."""
         asked = monotonic()
-        async with self._database.unit_of_work(None) as db:
-            if not self._keys.read(await db.all(_KEYS)):
-                await self._first_key(db)
-            revoked = await db.all(_REVOKED, _REMEMBERED_SECONDS)
+        connection = self._connection = self._connection or await self._database.connect()
+        if not self._keys.read(await _all(connection, _KEYS)):
+            await self._first_key(connection)
+        revoked = await _all(connection, _REVOKED, _REMEMBERED_SECONDS)
         # What was heard while the question was under way may not be in the answer.
         self._heard = {one: when for one, when in self._heard.items() if when > asked}
         self._revoked = frozenset(revoked) | self._heard.keys()
         self._fresh_until = asked + STALE_SECONDS
 
-    async def _first_key(self, db: UnitOfWork) -> None:
+    async def _first_key(self, connection: "Connection") -> None:
         """Make a key that signs at once, unless another replica is just doing so."""
-        await db.run(_MAKING_KEY)
-        if not self._keys.read(await db.all(_KEYS)):
-            first = self._keys.new(datetime.now(UTC) - OVERLAP)  # whatever another replica's clock says
-            await db.run(ADD_KEY, first.kid, first.sealed, first.signs_from)
-            self._keys.read(await db.all(_KEYS))
+        async with connection.transaction():
+            await _all(connection, _MAKING_KEY)
+            if not self._keys.read(await _all(connection, _KEYS)):
+                first = self._keys.new(datetime.now(UTC) - OVERLAP)  # whatever another replica's clock says
+                await _all(connection, ADD_KEY, first.kid, first.sealed, first.signs_from)
+                self._keys.read(await _all(connection, _KEYS))
 
     async def _run(self) -> None:
         rounds = 0
         while True:
             await asyncio.sleep(PERIOD_SECONDS)
-            await self._try()
             rounds += 1
-            if rounds % _FORGET_EVERY == 0:
-                await self._forget()
+            await self._try(forget=rounds % _FORGET_EVERY == 0)
 
-    async def _try(self) -> None:
+    async def _try(self, *, forget: bool = False) -> None:
         try:
             async with asyncio.timeout(PERIOD_SECONDS):
                 await self.refresh()
+                if forget and self._connection is not None:
+                    await _all(self._connection, _FORGET, 2 * _REMEMBERED_SECONDS)
         except Exception as error:
-            _log.warning("revocations could not be read", error=type(error).__name__)
+            self._disconnect()
+            _log.warning("revocations could not be read", error=error)
 
-    async def _forget(self) -> None:
-        with suppress(Exception):
-            async with self._database.unit_of_work(None) as db:
-                await db.run(_FORGET, 2 * _REMEMBERED_SECONDS)
+    def _disconnect(self) -> None:
+        if self._connection is not None:
+            self._connection.terminate()
+            self._connection = None
+
+
+async def _all(connection: "Connection", query: Query[T], *arguments: object) -> list[T]:
+    return query.read(await connection.fetch(query.sql, *arguments))
 
 
 def stale() -> Problem:

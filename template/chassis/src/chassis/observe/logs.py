@@ -128,10 +128,10 @@ _SHORTCUT: Final = HARMLESS - {int}  # an integer may be too long for JSON
 
 
 def _encode(line: Fields) -> bytes:
-    encoded = orjson.dumps(line, option=_JSON | orjson.OPT_APPEND_NEWLINE)
+    encoded = orjson.dumps(line, str, _JSON | orjson.OPT_APPEND_NEWLINE)  # str: the context may have asyncpg's UUID
     if len(encoded) > MAX_LINE_BYTES:
         kept = {name: value for name, value in line.items() if name in _OURS and name != "exception"}
-        encoded = orjson.dumps({**kept, "cut_bytes": len(encoded)}, option=_JSON | orjson.OPT_APPEND_NEWLINE)
+        encoded = orjson.dumps({**kept, "cut_bytes": len(encoded)}, str, _JSON | orjson.OPT_APPEND_NEWLINE)
     return encoded
 
 

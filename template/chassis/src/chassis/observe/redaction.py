@@ -66,7 +66,7 @@ def redact(name: str, value: object, depth: int = 0) -> Any:
         return scrub(cast(str, value)) if name in _allowed else REDACTED
     if kind in HARMLESS:
         return value if kind is not int or -(2**63) <= cast(int, value) < 2**63 else str(value)
-    if isinstance(value, Decimal):
+    if isinstance(value, Decimal | UUID):  # asyncpg has a UUID of its own
         return str(value)
     if isinstance(value, timedelta):
         return value.total_seconds()
