@@ -17,7 +17,7 @@ import rendering
 import report
 from load import Comparison, Failed, Load, Server, check_machine, compare
 from report import Budget
-from service import APPS, LAST_HELLO, PRINCIPAL, Database, Service
+from service import APPS, LAST_HELLO, Database, Service
 
 HELLO = Budget("authenticated request without database, 60 routes, to bare hello", 0.75, 1.0, at_least=True)
 PAGE = Budget("page of 20 rows, authenticated, row-level security, to bare asyncpg", 0.60, 0.85, at_least=True)
@@ -107,7 +107,7 @@ def measure_hello(service: Service, database: Database, rounds: int, seconds: in
     with ExitStack() as servers:
         ours, url = service.serve(database, modules=service.with_many_modules())
         servers.callback(ours.close)
-        loads = [Load("hello: the service", ours, url + LAST_HELLO, PRINCIPAL)]
+        loads = [Load("hello: the service", ours, url + LAST_HELLO, service.principal(database))]
         for name, idiom in (("hello_model", "a model"), ("hello_dict", "a dict")):
             server, url = service.bare(name, database, "/hello")
             servers.callback(server.close)
@@ -129,7 +129,7 @@ def measure_orders(
             servers.callback(server.close)
             return server, url
 
-        page = Load("page: the service", ours, f"{origin}/v1/orders?limit=20", PRINCIPAL)
+        page = Load("page: the service", ours, f"{origin}/v1/orders?limit=20", service.principal(database))
         others = [
             Load("page: bare, response model", *bare("page_model")),
             Load("page: bare, plain dict", *bare("page_dict")),
@@ -138,7 +138,7 @@ def measure_orders(
         pages = compare(page, others, rounds, seconds)
         progress("an insert")
         script = APPS / "insert.lua"
-        insert = Load("insert: the service", ours, f"{origin}/v1/orders", PRINCIPAL, script)
+        insert = Load("insert: the service", ours, f"{origin}/v1/orders", service.principal(database), script)
         others = [
             Load("insert: bare, one statement", *bare("insert_statement"), script=script),
             Load("insert: bare, a transaction", *bare("insert_transaction"), script=script),

@@ -18,7 +18,7 @@ from load import Failed, Server, free_ports
 ROOT = Path(__file__).resolve().parents[1]
 APPS = Path(__file__).parent / "apps"
 TENANTS = ("00000000-0000-4000-8000-000000000001", "00000000-0000-4000-8000-000000000002")
-PRINCIPAL = {"Authorization": f"Bearer dev:{TENANTS[0]}:owner"}
+ORIGIN = "https://service.example.com"
 MODULES, ROUTES_EACH = 10, 6
 LAST_HELLO = f"/v1/m{MODULES - 1:02}/hello"
 
@@ -61,6 +61,7 @@ class Service:
         self.folder = folder
         self.python = scratch / "production" / "bin" / "python"
         self._scratch = scratch
+        self._secret = secrets.token_urlsafe(32)
         self._numbers = count()
         self._sync()
         # As its image does it: compiled, so that the first start is like any other.
@@ -95,14 +96,15 @@ class Service:
     def serve(self, database: Database, *, modules: Path | None = None) -> tuple[Server, str]:
         """`chassis serve` as production runs it, and its URL; with a folder of `modules` in place of the service's own.
 
-        But for the principals: until there are tokens, only development and test take any.
+        But for the environment: production would not take a database without TLS, nor do without a mail server.
         """
         port, metrics_port = free_ports(2)
         variables = {
             "APP_ENVIRONMENT": "test",
             "APP_LOG_FORMAT": "json",
             "APP_LOG_LEVEL": "info",
-            "APP_SECRET_KEY": secrets.token_urlsafe(32),
+            "APP_SECRET_KEY": self._secret,
+            "APP_PUBLIC_URL": ORIGIN,
             "APP_DOCS": "false",
             "DATABASE_URL": database.app,
             "PORT": str(port),
@@ -113,6 +115,19 @@ class Service:
         url = f"http://127.0.0.1:{port}"
         command = [self.python.with_name("chassis"), "serve"]
         return self._server(command, variables, f"{url}/readyz"), url
+
+    def principal(self, database: Database) -> dict[str, str]:
+        """What the owner of the first tenant sends to a service that runs, for ten minutes."""
+        command = [self.python, APPS / "access_token.py", database.superuser, ORIGIN, TENANTS[0]]
+        done = subprocess.run(
+            command,
+            cwd=self.folder,
+            env=environment() | {"APP_SECRET_KEY": self._secret},
+            stdout=subprocess.PIPE,
+            text=True,
+            check=True,
+        )
+        return {"Authorization": f"Bearer {done.stdout.strip()}"}
 
     def bare(self, name: str, database: Database, path: str) -> tuple[Server, str]:
         """One of the bare applications under uvicorn, set as the chassis sets it, and the URL of its route."""

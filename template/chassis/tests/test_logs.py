@@ -269,6 +269,9 @@ def test_on_a_terminal_lines_are_pretty_unless_deployed(environment: str, tmp_pa
             "database_url": "postgresql://shop_app@localhost/shop",
             "secret_key": "qK3vZ9xT1mB7rW5yN8pL2sD4fG6hJ0aC",
             "allowed_hosts": ["a.test"],
+            "public_url": "https://a.test",
+            "smtp_url": "smtp://a.test",
+            "mail_from": "no-reply@example.com",
         }
     controller, terminal = pty.openpty()
     code = PRETTY.format(environment=environment, format="auto", more=more)

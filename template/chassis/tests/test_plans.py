@@ -22,7 +22,7 @@ ROWS_OF_A_TENANT = 50_000
 MANY_ROWS = 1_000
 MUCH_COST = 1_000  # of the planner: about as many rows, found through an index
 
-# Two large tenants whose members also have one of their own each. Without triggers: the chain of the audit would take long.
+# Two large tenants whose members also have one of their own each. Without triggers: a chain of hashes would take long.
 PEOPLE = f"""
     set session_replication_role = replica;
     create temporary table people as
@@ -32,7 +32,8 @@ PEOPLE = f"""
         from generate_series(1, {2 * ROWS_OF_A_TENANT}) as n;
     insert into chassis.accounts (id, email, email_canonical, password_hash)
         select account, n || '@example.com', n || '@example.com', '' from people;
-    insert into chassis.tenants (id, name) select own, 'Personal' from people union select distinct tenant, 'Big' from people;
+    insert into chassis.tenants (id, name)
+        select own, 'Personal' from people union select distinct tenant, 'Big' from people;
     insert into chassis.memberships (tenant_id, account_id, role, created_at)
         select own, account, 'owner', at from people union all select tenant, account, 'member', at from people;
     insert into chassis.sessions (account_id, tenant_id, token_hash, created_at, expires_at)
@@ -96,7 +97,7 @@ def unfilled(database: TestDatabase) -> list[str]:
     with psycopg.connect(database.superuser) as superuser:
         tables = superuser.execute("""
             select oid::regclass::text,
-                   exists (select from pg_attribute where attrelid = c.oid and attname = 'tenant_id' and not attisdropped)
+                   exists (select from pg_attribute a where a.attrelid = c.oid and a.attname = 'tenant_id')
             from pg_class c where relkind = 'r' and relrowsecurity
         """)
         for table, of_tenants in tables.fetchall():

@@ -312,7 +312,7 @@ async def test_a_thousand_requests_through_one_connection_never_see_another_tena
         open_now = sql(
             "select state from pg_stat_activity where usename = %s and datname = current_database()", roles.APP
         )
-        assert open_now in ([], [("idle",)])
+        assert open_now in ([("idle",)], [("idle",)] * 2)  # one is the watch's own
         assert (await api.get("/names")).json() == []
 
 

@@ -4,7 +4,7 @@ import asyncio
 import email
 import email.policy
 import re
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from email.message import EmailMessage
@@ -19,6 +19,7 @@ import pytest
 from chassis.app import Service, create_app
 from chassis.identity import watch
 from chassis.identity.mail import Kept
+from chassis.observe import logs
 from chassis.settings import Settings
 from chassis.testing import TestDatabase, configure, started
 
@@ -109,6 +110,16 @@ async def replica(app: Service, settings: Settings) -> AsyncGenerator[httpx.Asyn
         await stack.enter_async_context(started(second))
         transport = httpx.ASGITransport(second)
         yield await stack.enter_async_context(httpx.AsyncClient(transport=transport, base_url="http://localhost"))
+
+
+@pytest.fixture
+def logged(settings: Settings, tmp_path: Path) -> Iterator[Callable[[], str]]:
+    """What the service has logged since."""
+    file = tmp_path / "log"
+    with file.open("wb") as stream:
+        logs.configure(settings, stream=stream)
+        yield file.read_text
+    logs.configure(settings)
 
 
 @pytest.fixture

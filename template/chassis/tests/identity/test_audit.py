@@ -55,7 +55,7 @@ async def test_it_is_read_in_pages_and_only_by_those_who_may(join: Join, as_prin
 
 
 async def test_neither_the_trail_nor_the_log_holds_addresses_or_tokens(
-    join: Join, sql: Sql, mailbox: Mailbox, capsys: pytest.CaptureFixture[str]
+    join: Join, sql: Sql, mailbox: Mailbox, logged: Callable[[], str]
 ):
     ann = await join("ann@example.com")
     await ann.client.post("/v1/auth/signin", json={"email": ann.email, "password": "not the right one"})
@@ -65,7 +65,7 @@ async def test_neither_the_trail_nor_the_log_holds_addresses_or_tokens(
     used = ann.tokens["refresh_token"]
     for _ in range(2):
         await ann.client.post("/v1/auth/refresh", json={"refresh_token": used})
-    said = capsys.readouterr().out + "".join(row for (row,) in sql("select a::text from chassis.audit a"))
+    said = logged() + "".join(row for (row,) in sql("select a::text from chassis.audit a"))
     for event in ("user_created", "authn_login_success", "authn_login_fail", "authn_token_reuse"):
         assert event in said
     for secret in ("ann@example.com", "nobody@example.com", PASSWORD, token, used, ann.tokens["access_token"]):

@@ -3,7 +3,7 @@
 import asyncio
 import email
 import email.policy
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from email.message import EmailMessage
 from pathlib import Path
 
@@ -89,24 +89,24 @@ async def test_a_server_that_is_busy_is_asked_again(smtp: tuple[SmtpServer, int]
 
 
 async def test_a_server_that_stays_away_is_given_up_without_the_address_in_the_log(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], free_tcp_port: int
+    monkeypatch: pytest.MonkeyPatch, logged: Callable[[], str], free_tcp_port: int
 ):
     monkeypatch.setattr(mail, "_PAUSES_SECONDS", (0.01, 0.01))
     await Smtp(f"smtp://127.0.0.1:{free_tcp_port}", "no-reply@shop.test").send(LETTER)
-    said = capsys.readouterr().out
+    said = logged()
     assert "mail was not delivered" in said
     assert "ann@example.com" not in said
 
 
 async def test_nothing_goes_in_the_clear_to_another_machine(
-    smtp: tuple[SmtpServer, int], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    smtp: tuple[SmtpServer, int], monkeypatch: pytest.MonkeyPatch, logged: Callable[[], str]
 ):
     monkeypatch.setattr(mail, "_PAUSES_SECONDS", ())
     monkeypatch.setattr(mail, "is_loopback", "elsewhere".startswith)
     server, port = smtp  # which has no STARTTLS
     await Smtp(f"smtp://shop:secret@127.0.0.1:{port}", "no-reply@shop.test").send(LETTER)
     assert (server.received, server.logins) == ([], [])
-    assert "SMTPNotSupportedError" in capsys.readouterr().out
+    assert "SMTPNotSupportedError" in logged()
 
 
 async def test_development_keeps_and_shows_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]):

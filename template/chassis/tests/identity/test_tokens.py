@@ -7,7 +7,7 @@ import json
 import time
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, cast
 from uuid import uuid4
 
 import httpx
@@ -239,7 +239,7 @@ async def test_any_library_reads_our_tokens_with_the_published_keys(join: Callab
 @pytest.mark.anyio
 async def test_the_private_key_is_sealed_where_it_is_stored(app: Service, client: httpx.AsyncClient, sql: Any):
     (key,) = vars(app.identity.keys)["_keys"].values()
-    private: Ed25519PrivateKey = vars(key)["_private"]
+    private = cast(Ed25519PrivateKey, vars(key)["_private"])
     ((sealed,),) = sql("select sealed from chassis.signing_keys")
     assert private.private_bytes_raw() not in bytes(sealed)
 
