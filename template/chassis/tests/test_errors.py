@@ -178,7 +178,11 @@ async def test_nothing_that_was_sent_comes_back(as_principal: Callable[..., dict
         ("GET", "/v1/hello", {"headers": {"x-long": CANARY * 4000}}),
         ("OPTIONS", "/v1/hello", {"headers": {"origin": CANARY, "access-control-request-method": CANARY}}),
         ("POST", "/v1/add?then=return", {"headers": {"authorization": f"Bearer {CANARY}"}, "json": {"name": "a"}}),
-        ("POST", "/v1/add?then=return", {"headers": {"authorization": f"Bearer sk_{CANARY}{'0' * (48 - len(CANARY))}"}, "json": {}}),
+        (
+            "POST",
+            "/v1/add?then=return",
+            {"headers": {"authorization": f"Bearer sk_{CANARY}{'0' * (48 - len(CANARY))}"}, "json": {}},
+        ),
         ("POST", "/v1/echo", {"content": b"{}", "headers": {"content-type": CANARY}}),
     ]
     for path in ("/v1/echo", "/v1/echo-by-fastapi"):

@@ -2,12 +2,13 @@
 
 import json
 import time
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 from edges import check_problem, client_of, configured, messages
 
-from chassis.app import load_app
+from chassis.app import Service
 from chassis.http import strict_json
 from chassis.http.problems import Problem
 from chassis.testing import started

@@ -61,9 +61,9 @@ class Smtp:
                 return
             except OSError as error:  # smtplib's errors are OSErrors, too
                 if pause is None:
-                    _log.error("mail was not delivered", error=type(error).__name__)
+                    _log.error("mail was not delivered", error=error)
                     return
-                _log.warning("mail server did not take a mail", error=type(error).__name__)
+                _log.warning("mail server did not take a mail", error=error)
             await asyncio.sleep(pause)
 
     def _deliver(self, message: EmailMessage) -> None:
