@@ -123,7 +123,8 @@ def test_a_variable_that_is_not_listed(service: Service, hook: Hook, path: str, 
 def test_a_variable_that_the_settings_gain_is_to_be_listed(service: Service, hook: Hook, path: str):
     service.append(
         path,
-        "\n\nclass Region:\n    name: str\n\n\nclass MoreSettings:\n    region: str = 'eu'\n    pin: SecretStr = Field(alias='X')\n",
+        "\n\nclass Region:\n    name: str\n"
+        "\n\nclass MoreSettings:\n    region: str = 'eu'\n    pin: SecretStr = Field(alias='X')\n",
     )
     lists = [(EXAMPLE, 1), (VARIABLES, 1)]
     both = [

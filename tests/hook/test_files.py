@@ -1,5 +1,7 @@
 """Each way in which a file by itself can be wrong is one line of the hook, and no more."""
 
+from types import ModuleType
+
 import pytest
 
 from .conftest import Add, Hook, Service
@@ -241,3 +243,11 @@ def test_what_lay_in_the_folder_before_a_copy_is_left_alone(service: Service, ho
     (service.root / "src/my_service/page.html").write_text("{{ title }}")
     (service.root / "broken.json").write_text("{")
     assert hook("copy") == (0, [])
+
+
+def test_a_seeded_path_is_a_whole_name(validate: ModuleType):
+    theirs = validate.seeded_paths()
+    assert all(map(theirs.match, ["src", "src/my_service/main.py", "README.md", "deploy/variables.env", "docs/a.md"]))
+    assert not any(
+        map(theirs.match, ["srcs/a", "README.md.txt", "chassis/src/chassis/app.py", "deploy/variables.env2"])
+    )
