@@ -47,6 +47,8 @@ pytestmark = pytest.mark.anyio
 FAIL = NamedQuery("things.fail", str, "select 1 / (length($1) - length($1))", None)
 TENANTS = NamedQuery("things.tenants", UUID, "select tenant_id from things, pg_sleep(0.001)", None)
 
+OF_THE_APP = "from pg_stat_activity where usename = %s and datname = current_database()"
+
 acts = APIRouter()
 
 
@@ -187,8 +189,21 @@ async def test_a_cancelled_request_leaves_nothing_behind(path: str, how: str, on
     assert asleep(sql) == 0
 
 
+async def test_a_connection_that_does_not_answer_is_not_used_again(one: Client, sql: Sql):
+    request = asyncio.create_task(one.post("/compiled", json={"name": "slow query"}))
+    await busy()
+    [(backend,)] = sql(f"select pid {OF_THE_APP}", roles.APP)
+    os.kill(backend, signal.SIGSTOP)
+    try:
+        assert (await request).status_code == 504
+        await assert_whole(one)
+    finally:
+        os.kill(backend, signal.SIGCONT)
+
+
 async def test_a_statement_that_takes_too_long_is_stopped_by_the_server(serving: Serving, sql: Sql):
-    async with serving(acts, APP_STATEMENT_TIMEOUT_SECONDS="0.3", APP_DATABASE_POOL_SIZE="1") as api:
+    limits = {"APP_STATEMENT_TIMEOUT_SECONDS": "0.3", "APP_REQUEST_TIMEOUT_SECONDS": "60"}
+    async with serving(acts, APP_DATABASE_POOL_SIZE="1", **limits) as api:
         answer = await api.post("/compiled", json={"name": "slow query"})
         assert (answer.status_code, answer.json()["code"]) == (504, "deadline_exceeded")
         await assert_whole(api)
@@ -271,7 +286,7 @@ async def test_a_request_waits_two_seconds_for_a_connection_and_no_longer(servin
 
 
 async def test_a_thousand_requests_through_one_connection_never_see_another_tenant(
-    serving: Serving, table: TestDatabase, sql: Sql, as_principal: AsPrincipal
+    serving: Serving, sql: Sql, as_principal: AsPrincipal
 ):
     """Two tenants and nobody take turns, and a third of them are cut off at any moment."""
     two = (uuid4(), uuid4())
@@ -302,17 +317,14 @@ async def test_a_thousand_requests_through_one_connection_never_see_another_tena
         assert answer.json() == ([str(two[who])] * 3 if who < 2 else [])
         done["answered"] += 1
 
-    # asyncpg forgets a future of its own where it is cut off while it asks for TLS, and asyncio says so.
-    async with serving(acts, APP_DATABASE_POOL_SIZE="1", DATABASE_URL=f"{table.app}?sslmode=disable") as api:
+    async with serving(acts, APP_DATABASE_POOL_SIZE="1") as api:
         await asyncio.gather(*(request(number) for number in range(1_000)))
         assert done["cut off"] > 100
         assert done["answered"] > 600
         await asyncio.sleep(0.1)
         assert REGISTRY.get_sample_value("db_pool_in_use") == 0
-        open_now = sql(
-            "select state from pg_stat_activity where usename = %s and datname = current_database()", roles.APP
-        )
-        assert open_now in ([("idle",)], [("idle",)] * 2)  # one is the watch's own
+        open_now = sql(f"select state {OF_THE_APP}", roles.APP)
+        assert open_now in ([("idle",)], [("idle",)] * 2)  # one is not the pool's: it asks what was revoked
         assert (await api.get("/names")).json() == []
 
 
@@ -374,10 +386,11 @@ async def test_a_database_that_is_killed_is_a_503_and_found_again_when_it_is_bac
         migrate(server.dsn("shop"), server.dsn("shop", roles.APP))
         with psycopg.connect(server.dsn("shop"), options=f"-crole={roles.MIGRATOR}") as migrator:
             migrator.execute(TABLE.encode())
-        service = service_of(acts, DATABASE_URL=server.dsn("shop", roles.APP))
+        service = service_of(acts, DATABASE_URL=server.dsn("shop", roles.APP), APP_DATABASE_POOL_SIZE="2")
         async with started(service), client_of(service, {}) as api:
             api.headers.update(headers_of(service.identity.access_tokens, tenant_id))
             assert (await api.post("/compiled", json={"name": "good"})).status_code == 200
+            await asyncio.gather(api.get("/names"), api.get("/names"))  # so that one connection rests
             under_way = asyncio.create_task(api.post("/compiled", json={"name": "slow query"}))
             await busy()
             kill(server)

@@ -17,7 +17,7 @@ from chassis.http.endpoints import Endpoint, compiled
 from chassis.http.errors import install_error_handlers
 from chassis.http.idempotency import documented as idempotent
 from chassis.http.routing import Routes
-from chassis.identity import api_keyset
+from chassis.identity import api_auth
 from chassis.identity import module as own
 from chassis.identity.identity import Identity
 from chassis.identity.principal import Require, anybody
@@ -66,7 +66,7 @@ class Service(FastAPI):
             allow_fields(*module.log_fields)
             if module.router is not None:
                 self.include_router(module.router, prefix=_PREFIX, tags=[module.name])
-        self.include_router(api_keyset.router, tags=[own.module.name])
+        self.include_router(api_auth.well_known, tags=[own.module.name])
         install_error_handlers(self)
         self._endpoints = [(context, compiled(context)) for context in iter_route_contexts(self.routes)]
         if problems := [problem for route in self._endpoints for problem in self._problems(*route)]:

@@ -7,7 +7,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from chassis.identity.verification import broken
+from chassis.identity.commands import broken
 from chassis.testing import TestDatabase
 
 from .conftest import PASSWORD, Mailbox, Person, sign_in

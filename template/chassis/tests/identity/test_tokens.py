@@ -253,9 +253,9 @@ async def test_a_rotation_under_load_fails_no_request(
     sql: Any,
     monkeypatch: pytest.MonkeyPatch,
 ):
-    from chassis.identity import rotation
+    from chassis.identity import commands
 
-    monkeypatch.setattr(rotation, "OVERLAP", timedelta(seconds=1))
+    monkeypatch.setattr(commands, "OVERLAP", timedelta(seconds=1))
     ann = await join()
     statuses: list[int] = []
     kids: set[str] = set()
@@ -275,7 +275,7 @@ async def test_a_rotation_under_load_fails_no_request(
 
     working = [asyncio.create_task(work(client)) for client in (ann.client, replica)]
     await asyncio.sleep(0.3)
-    await rotation.rotate(app.database, app.identity.keys)
+    await commands.rotate(app.database, app.identity.keys)
     await asyncio.gather(*working)
     assert len(kids) == 2
     assert set(statuses) == {200}
@@ -284,12 +284,12 @@ async def test_a_rotation_under_load_fails_no_request(
 
 @pytest.mark.anyio
 async def test_a_key_goes_once_no_token_of_it_can_live(app: Service, client: httpx.AsyncClient, sql: Any):
-    from chassis.identity import rotation
+    from chassis.identity import commands
 
-    await rotation.rotate(app.database, app.identity.keys)
+    await commands.rotate(app.database, app.identity.keys)
     ((second,),) = sql("select kid from chassis.signing_keys order by signs_from desc limit 1")
     sql("update chassis.signing_keys set signs_from = signs_from - interval '13 minutes'")
-    rotated = await rotation.rotate(app.database, app.identity.keys)
+    rotated = await commands.rotate(app.database, app.identity.keys)
     assert rotated.deleted == 1
     kept = {kid for (kid,) in sql("select kid from chassis.signing_keys")}
     assert kept == {second, rotated.kid}

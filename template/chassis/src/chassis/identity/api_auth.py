@@ -1,7 +1,7 @@
 """Signing up, in and out, sessions and passwords, over HTTP."""
 
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 from uuid import UUID
 
 from fastapi import APIRouter, Request
@@ -11,7 +11,7 @@ from pydantic import Field
 from chassis.http.input import Input
 from chassis.http.paging import Page, PageRequest
 from chassis.identity import invitations, recovery, sessions, signin, signup
-from chassis.identity.dependencies import Desk, Me
+from chassis.identity.identity import Desk, Me
 from chassis.identity.invitations import Joined
 from chassis.identity.passwords import LONGEST
 from chassis.identity.principal import public
@@ -21,6 +21,7 @@ from chassis.identity.signin import Tokens
 _USER_AGENT_LENGTH = 200
 
 router = APIRouter(prefix="/auth")
+well_known = APIRouter(dependencies=[public])
 
 Email = Annotated[
     str, Field(min_length=3, max_length=254, description="An e-mail address.", examples=["ann@example.com"])
@@ -164,3 +165,9 @@ async def reset_password(body: Reset, desk: Desk) -> None:
 async def accept_invitation(body: OneTimeToken, who: Me, desk: Desk) -> Joined:
     """Join the tenant that has invited the caller's address."""
     return await invitations.accept(desk, who, body.token)
+
+
+@well_known.get("/.well-known/jwks.json")
+async def jwks(desk: Desk) -> dict[str, Any]:
+    """The public keys of access tokens, as a JWK Set (RFC 7517), for those who check tokens themselves."""
+    return desk.keys.published()

@@ -13,7 +13,7 @@ from chassis.identity import api_keys, audit, invitations, tenants
 from chassis.identity.api_auth import Email
 from chassis.identity.api_keys import LONGEST_DAYS, ApiKey, NewApiKey
 from chassis.identity.audit import Entry
-from chassis.identity.dependencies import Desk, Me
+from chassis.identity.identity import Desk, Me
 from chassis.identity.invitations import Invitation
 from chassis.identity.principal import Principal, may
 from chassis.identity.tenants import Member, Role, Tenant

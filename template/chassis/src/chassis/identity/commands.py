@@ -2,23 +2,57 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from typing import TypeVar
+from datetime import UTC, datetime
+from typing import LiteralString, NamedTuple, TypeVar
 
 import psycopg
+from psycopg import Connection
+from psycopg.rows import TupleRow
 from psycopg.sql import SQL, Identifier
 
 from chassis.app import Service
 from chassis.data import roles
+from chassis.data.pool import Database
+from chassis.data.queries import query
 from chassis.failure import Failure
 from chassis.http.problems import Problem
 from chassis.identity import accounts, audit, emails, sessions
 from chassis.identity.identity import Identity
-from chassis.identity.rotation import rotate
-from chassis.identity.verification import broken
-from chassis.identity.watch import PERIOD_SECONDS
+from chassis.identity.keys import OVERLAP, KeyRing
+from chassis.identity.tokens import LIFETIME_SECONDS
+from chassis.identity.watch import ADD_KEY, PERIOD_SECONDS
 from chassis.settings import Settings
 
 T = TypeVar("T")
+
+_MARGIN_SECONDS = 60
+
+# A key is needed until the tokens that it signed are dead: it signed the last one when its successor began.
+_DELETE_OLD = query(
+    "identity.delete_old_signing_keys",
+    str,
+    """
+    delete from chassis.signing_keys old
+    where exists (
+        select from chassis.signing_keys successor
+        where successor.signs_from > old.signs_from and successor.signs_from < now() - make_interval(secs => $1)
+    )
+    returning kid
+    """,
+    scan_allowed="a handful of rows",
+)
+_BROKEN: LiteralString = """
+    select distinct on (tenant_id) tenant_id, position, at
+    from (
+        select a.*, chassis.audit_hash(a) as expected,
+               lag(position, 1, 0::bigint) over chain as position_before,
+               lag(hash, 1, ''::bytea) over chain as hash_before
+        from chassis.audit a
+        window chain as (partition by tenant_id order by position)
+    ) as entry
+    where hash <> expected or previous_hash <> hash_before or position <> position_before + 1
+    order by tenant_id, position
+"""
 
 
 def rotate_keys(service: Service, settings: Settings) -> int:
@@ -62,6 +96,33 @@ def verify_audit(settings: Settings) -> int:
     rows, tenants = count or (0, 0)
     print(f"{rows} rows of {tenants} tenants are as they were recorded.")
     return 0
+
+
+class Rotation(NamedTuple):
+    kid: str
+    signs_from: datetime
+    deleted: int
+
+
+async def rotate(database: Database, keys: KeyRing) -> Rotation:
+    """Add a key that every replica knows before it signs, and delete those that no token needs any more."""
+    key = keys.new(datetime.now(UTC) + OVERLAP)
+    async with database.unit_of_work(None) as db:
+        deleted = await db.all(_DELETE_OLD, float(LIFETIME_SECONDS + _MARGIN_SECONDS))
+        await db.run(ADD_KEY, key.kid, key.sealed, key.signs_from)
+    return Rotation(key.kid, key.signs_from, len(deleted))
+
+
+def broken(connection: Connection[TupleRow]) -> list[str]:
+    """The first row of each tenant that does not go on from the one before it, one a line. For who sees all tenants.
+
+    A row that was removed shows in the row after it; of the last rows, only a copy of their hashes elsewhere can tell.
+    """
+    return [
+        f"tenant {tenant}: the row at position {position}, of {at:%Y-%m-%d %H:%M:%S} UTC, is not what was recorded, "
+        "or the one before it is gone"
+        for tenant, position, at in connection.execute(_BROKEN)
+    ]
 
 
 async def _set_disabled(identity: Identity, email: str, *, disabled: bool) -> int:

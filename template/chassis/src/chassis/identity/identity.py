@@ -1,7 +1,10 @@
 """Everything that identity is made of in one process, put together once."""
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
+
+from fastapi import Request
+from fastapi.params import Depends
 
 from chassis.data.pool import Database
 from chassis.identity.authenticate import Authenticate
@@ -12,6 +15,7 @@ from chassis.identity.letters import Letters
 from chassis.identity.mail import Post, post
 from chassis.identity.opaque import OpaqueTokens
 from chassis.identity.passwords import Passwords
+from chassis.identity.principal import Principal, may
 from chassis.identity.tokens import access_tokens
 from chassis.identity.watch import Watch
 
@@ -52,3 +56,14 @@ class Identity:
         await self.background.finish(_FINISH_SECONDS)
         await self.watch.stop()
         self.passwords.close()
+
+
+async def _identity(request: Request) -> Identity:
+    return request.app.identity
+
+
+Desk = Annotated[Identity, Depends(_identity)]
+"""In a handler's signature: all of this."""
+
+Me = Annotated[Principal, may("account:manage")]
+"""In a handler's signature: a person, whatever the role in the tenant, and not an API key."""
