@@ -144,14 +144,14 @@ class Database:
         self._connections.add(connection)
         return connection
 
-    async def connect(self) -> "Connection":
-        """A connection of the caller's own, beside the pool: close it."""
+    async def connect(self, name: str = PACKAGE) -> "Connection":
+        """A connection of the caller's own, beside the pool: close it. `name` is what pg_stat_activity shows."""
         settings = self._settings
         return await asyncpg.connect(
             settings.database_url.get_secret_value() if settings.database_url else None,
             timeout=_CONNECT_SECONDS,
             server_settings={
-                "application_name": PACKAGE,
+                "application_name": name,
                 "search_path": "public",
                 "statement_timeout": _milliseconds(settings.statement_timeout_seconds),
                 "lock_timeout": _milliseconds(settings.lock_timeout_seconds),

@@ -14,6 +14,7 @@ from uuid import UUID
 
 from chassis.data.pool import Database
 from chassis.data.queries import Query, query
+from chassis.features import PACKAGE
 from chassis.http.problems import Problem, unavailable
 from chassis.identity.keys import OVERLAP, KeyRing, SealedKey
 from chassis.identity.tokens import LIFETIME_SECONDS
@@ -107,7 +108,7 @@ class Watch:
     async def refresh(self) -> None:
         """Ask now. Raises whatever the database does."""
         asked = monotonic()
-        connection = self._connection = self._connection or await self._database.connect()
+        connection = self._connection = self._connection or await self._database.connect(f"{PACKAGE} watch")
         if not self._keys.read(await _all(connection, _KEYS)):
             await self._first_key(connection)
         revoked = await _all(connection, _REVOKED, _REMEMBERED_SECONDS)
