@@ -58,7 +58,7 @@ class TestOnTheNewestPython(TestOnTheOldestPython):
         return NEWEST
 
 
-def run(folder: Path, *command: str, seconds: float = 600) -> str:
+def run(folder: Path, *command: str, seconds: float = 1200) -> str:
     """Run a command as a person would in a terminal of their own; what it prints is the failure's message."""
     ours = {
         "ARGS",
