@@ -210,7 +210,7 @@ async def slow_query(who: Somebody, db: Transaction, seconds: float) -> None:
 
 
 @router.post("/slow-query-by-fastapi")
-async def slow_query_by_fastapi(who: Somebody, db: Transaction, seconds: float, response: Response) -> None:
+async def slow_query_by_fastapi(db: Transaction, who: Somebody, seconds: float, response: Response) -> None:
     await db.run(SLEEP, seconds)
 
 
@@ -254,8 +254,8 @@ app = create_app(Settings, [module])
 
 
 def configured(*modules: Module, **environment: str) -> Service:
-    """A service of those modules, or of this one; configured, but not started."""
-    service = create_app(Settings, modules or [module])
+    """A service of those modules, or the one of this file; configured, but not started."""
+    service = create_app(Settings, modules) if modules else app
     service.configure(load(Settings, ENVIRONMENT | environment))
     return service
 

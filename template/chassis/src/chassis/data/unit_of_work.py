@@ -161,10 +161,11 @@ def _settings(tenant_id: UUID | None, account_id: UUID | None) -> str:
 async def transaction(request: Request) -> UnitOfWork:
     """Only for handlers that FastAPI itself calls: the edge settles it before the first byte of the answer."""
     exchange = request.scope["chassis.exchange"]
-    if exchange.principal is None:
+    principal = await exchange.authenticated()  # it may stand before `may(…)` in the signature
+    if principal is None:
         raise unauthenticated()
     if exchange.transaction is None:
-        exchange.transaction = exchange.edge.database.unit_of_work(exchange.principal.tenant_id)
+        exchange.transaction = exchange.edge.database.unit_of_work(principal.tenant_id)
         await exchange.transaction.begin()
     return exchange.transaction
 

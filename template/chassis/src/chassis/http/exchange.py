@@ -59,15 +59,19 @@ class Exchange(RequestContext):
         super().__init__(requested.decode() if requested and usable else trace_id, trace_id, new_id(8))
         scope["chassis.exchange"] = self
 
-    async def authorised(self, permission: str) -> Principal:
-        """The caller, if it has `permission`; the 401 or 403 problem otherwise."""
+    async def authenticated(self) -> Principal | None:
+        """The caller, if it is anybody."""
         if self.principal is None:
             self.principal = principal = await self.edge.authenticate(self)
             if principal is not None:
                 self.tenant_id = principal.tenant_id
                 self.subject = principal.subject
+        return self.principal
+
+    async def authorised(self, permission: str) -> Principal:
+        """The caller, if it has `permission`; the 401 or 403 problem otherwise."""
         try:
-            return check(self.principal, permission)
+            return check(await self.authenticated(), permission)
         except Problem as problem:
             if problem.status == 403:
                 _log.warning("authz_fail", subject=self.subject, permission=permission)
