@@ -31,6 +31,8 @@ PRODUCTION = {
     "APP_SECRET_KEY": "Zk3v9QmX7tRw2LpB8nYc5HdJ4sGfA6uE",
     "DATABASE_URL": "postgresql://app:Wq8ZkL2vTn5Yx7RcJm4B@127.0.0.1:1/x",
     "APP_ALLOWED_HOSTS": "localhost,api.shop.example",
+    "APP_SMTP_URL": "smtp://127.0.0.1",
+    "APP_MAIL_FROM": "no-reply@example.com",
 }
 
 # Every status that the edge itself gives, and some of handlers: method, path, headers and body.
@@ -165,14 +167,16 @@ def test_a_traceparent_is_taken_only_as_the_standard_has_it(traceparent: str, *,
     assert trace_of(None) != trace_of(None)
 
 
-async def test_every_line_of_a_request_has_its_ids(log: Lines, tenant_id: UUID, as_principal: Any) -> None:
-    service = configured()
+async def test_every_line_of_a_request_has_its_ids(
+    log: Lines, database: TestDatabase, tenant_id: UUID, as_principal: Any
+) -> None:
+    service = configured(DATABASE_URL=database.app)
     headers = {"traceparent": f"00-{TRACE}-{SPAN}-01", "x-request-id": "mine"} | as_principal()
     async with started(service):
         await messages(service, "GET", "/v1/fail/exception", headers)
         await messages(service, "GET", "/v1/broken-sql", headers)
     lines = [json.loads(line) for line in log.written.splitlines()]
-    assert [line["event"] for line in lines] == ["unhandled exception", "request", "request failed", "request"]
+    assert [line["event"] for line in lines] == ["unhandled exception", "request"] * 2
     for line in lines:
         assert (line["request_id"], line["trace_id"]) == ("mine", TRACE)
         assert line["span_id"] != SPAN
@@ -412,8 +416,11 @@ async def test_the_documentation_may_load_what_it_names_and_nothing_else() -> No
     assert "*" not in rules
 
 
-async def test_nobody_is_believed_where_nobody_may_be(as_principal: Callable[..., dict[str, str]]) -> None:
-    async with client_of(configured(APP_DEVELOPMENT_PRINCIPALS="false"), **as_principal()) as client:
+async def test_nobody_is_believed_whose_token_another_service_has_signed(
+    database: TestDatabase, as_principal: Callable[..., dict[str, str]]
+) -> None:
+    another = configured(DATABASE_URL=database.app, APP_PUBLIC_URL="https://another.example.com")
+    async with client_of(another, **as_principal()) as client:
         answer = await client.post("/v1/add?then=return", json={"name": CANARY})
     check_problem(answer, 401)
     assert answer.headers["www-authenticate"] == "Bearer"

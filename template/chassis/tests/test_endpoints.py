@@ -15,6 +15,7 @@ from things import PERMISSIONS, NewThing, Somebody
 from chassis import Idempotent, Module, Principal, Settings, Transaction, create_app, may, public
 from chassis.app import BootRefused, Service
 from chassis.http.endpoints import Endpoint, compiled
+from chassis.testing import TestDatabase
 
 pytestmark = pytest.mark.anyio
 
@@ -127,15 +128,19 @@ async def test_what_is_not_compiled_is_answered_by_fastapi_behind_the_same_edge(
         assert answer.headers["x-content-type-options"] == "nosniff"
 
 
-async def test_who_may_is_asked_before_anything_is_read(as_principal: Callable[..., dict[str, str]]) -> None:
+async def test_who_may_is_asked_before_anything_is_read(
+    database: TestDatabase, as_principal: Callable[..., dict[str, str]]
+) -> None:
     router = APIRouter()
 
     @router.post("/a/{n}")
     async def compiled_one(n: int, body: NewThing, who: Somebody) -> None: ...
 
-    async with client_of(configured(Module(name="a", router=router, permissions=PERMISSIONS))) as client:
+    service = configured(Module(name="a", router=router, permissions=PERMISSIONS), DATABASE_URL=database.app)
+    async with client_of(service) as client:
         assert check_problem(await client.post("/v1/a/x", content=b"{"), 401)["code"] == "unauthenticated"
-        stranger = as_principal("viewer")
+        check_problem(await client.post("/v1/a/x", content=b"{", headers=as_principal("viewer")), 403)
+        stranger = as_principal("nobody")
         check_problem(await client.post("/v1/a/x", content=b"{", headers=stranger), 401)  # a role of no module
         check_problem(await client.post("/v1/a/x", content=b"{", headers=as_principal("member")), 422)
 
