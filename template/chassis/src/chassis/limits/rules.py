@@ -1,12 +1,13 @@
 """What is limited, and how the answer says so."""
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple
 
 from chassis.http.reply import Header
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, eq=False)
 class Rule:
     """At most `quota` requests in `seconds`, in a burst or spread out, for each key that the rule is applied to."""
 
@@ -14,10 +15,14 @@ class Rule:
     quota: int
     seconds: int
 
-    @property
+    @cached_property
     def interval(self) -> float:
         """Seconds until one more request is allowed, once the quota is used up."""
         return self.seconds / self.quota
+
+    @cached_property
+    def policy(self) -> str:
+        return f'"{self.name}";q={self.quota};w={self.seconds}'
 
 
 ADDRESS = Rule("address", 600, 60)
@@ -48,8 +53,8 @@ def headers_of(counts: list[Count]) -> tuple[Header, ...]:
 
     `q` is the quota, `w` its window in seconds, `r` what is left of it, `t` the seconds until it is whole again.
     """
-    policy = ", ".join(f'"{c.rule.name}";q={c.rule.quota};w={c.rule.seconds}' for c in counts)
-    limit = ", ".join(f'"{c.rule.name}";r={c.remaining};t={up(c.full_in)}' for c in counts)
+    policy = ", ".join([count.rule.policy for count in counts])
+    limit = ", ".join([f'"{count.rule.name}";r={count.remaining};t={up(count.full_in)}' for count in counts])
     return (b"ratelimit-policy", policy.encode()), (b"ratelimit", limit.encode())
 
 
