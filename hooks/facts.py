@@ -6,7 +6,8 @@ server) and looks for every other place that states it.
 
 import ast
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from itertools import chain
 from typing import Final, NamedTuple
 
 from tree import Problem, Tree
@@ -17,6 +18,13 @@ POSTGRES: Final = "chassis/src/chassis/dev/postgres.py"
 VARIABLE_LISTS: Final = ("deploy/variables.env", ".env.example")
 DEPLOY: Final = ("deploy/", ".env.example")
 WORKFLOWS: Final = ".github/workflows/"
+DOCKERFILE: Final = "deploy/Dockerfile"
+
+# A health path, and the port before it if it has an address: http://127.0.0.1:8000/livez, localhost:8000/readyz, /livez.
+_PROBE: Final = (
+    r"(?<![\w/.-])(?:(?:https?://)?[\w.\[\]:]+:(?P<ports>[^\s/]*))?"
+    r"(?P<path>/(?:[a-z]+z|health\w*|ready|live))(?![\w/.-])"
+)
 
 
 class Variable(NamedTuple):
@@ -70,14 +78,15 @@ def ports(tree: Tree) -> Iterator[Problem]:
     metrics = settings["METRICS_PORT"].default if "METRICS_PORT" in settings else None
     defaults = {"PORT": port, "METRICS_PORT": metrics if isinstance(metrics, int) and metrics else port + 1}
     both = " and ".join(map(str, defaults.values()))
-    for path, line, match in tree.find(r"\b(METRICS_PORT|PORT)\b[\"']?\s*(?:[=:]|:-)\s*[\"']?(\d+)", *DEPLOY):
+    for path, line, match in tree.find(r"\b(METRICS_PORT|PORT)\b[\\\"']*\s*(?:[=:,]|:-)\s*[\"']?(\d+)", *DEPLOY):
         if int(match[2]) != defaults[match[1]]:
             yield Problem(
                 path, line, f"has {match[1]} {match[2]}, and its default in {SETTINGS} is {defaults[match[1]]}"
             )
-    asked = r"^\s*EXPOSE\s.*|(?:localhost|127\.0\.0\.1|0\.0\.0\.0|\[::1?\]):\d+"
-    for path, line, match in tree.find(asked, *DEPLOY):
-        for number in re.findall(r"(?<![\d.])\d{2,5}(?![\d.])", match[0]):
+    exposed = tree.find(r"^\s*EXPOSE\s(?P<ports>.*)", DOCKERFILE)
+    probed = tree.find(_PROBE, *DEPLOY)
+    for path, line, match in chain(exposed, probed):
+        for number in re.findall(r"\b\d+\b", match["ports"] or ""):
             if int(number) not in defaults.values():
                 yield Problem(path, line, f"has port {number}, and the ports in {SETTINGS} are {both}")
 
@@ -95,10 +104,9 @@ def health_paths(tree: Tree) -> Iterator[Problem]:
     }
     if not routes:
         return
-    address = r"(?<![\w/.-])(?:https?://[^/\s]+|[\w.\[\]]+:[\w${}:-]+)?"
-    for path, line, match in tree.find(address + r"(/(?:[a-z]+z|health\w*|ready|live))(?![\w/.-])", *DEPLOY):
-        if match[1] not in routes:
-            yield Problem(path, line, f"asks {match[1]}, and {HEALTH} has no such path")
+    for path, line, match in tree.find(_PROBE, *DEPLOY):
+        if match["path"] not in routes:
+            yield Problem(path, line, f"asks {match['path']}, and {HEALTH} has no such path")
 
 
 def python_version(tree: Tree) -> Iterator[Problem]:
@@ -160,9 +168,19 @@ def variables(tree: Tree) -> Iterator[Problem]:
         listed = _listed(tree.texts[path])
         for name in listed.keys() - known:
             yield Problem(path, listed[name], f"sets {name}, which no settings class reads")
-        for name in settings:
-            if not listed.keys() & {name, f"{name}_FILE"}:
-                yield Problem(path, 1, f"does not list {name}, which the settings read")
+        for name in _unlisted(settings, listed):
+            yield Problem(path, 1, f"does not list {name}, which the settings read")
+
+
+def variables_to_list(tree: Tree) -> Iterator[str]:
+    """Say which variables of the chassis a service's own list lacks. It is theirs, so that is no problem."""
+    path, *_ = VARIABLE_LISTS
+    for name in _unlisted(_variables(tree, SETTINGS), _listed((tree.read(path) or b"").decode(errors="replace"))):
+        yield f"{path} does not list {name}, which {SETTINGS} reads"
+
+
+def _unlisted(settings: Mapping[str, Variable], listed: Mapping[str, int]) -> list[str]:
+    return [name for name in settings if name not in listed and f"{name}_FILE" not in listed]
 
 
 def _listed(text: str) -> dict[str, int]:
@@ -184,12 +202,14 @@ def _variables(tree: Tree, path: str) -> dict[str, Variable]:
 
 
 def _field(name: str, value: ast.expr | None) -> tuple[str, object]:
+    """The variable and the default of a field, which may be called with Field(default, …) or Field(default=…, …)."""
     variable = f"APP_{name.upper()}"
     if isinstance(value, ast.Call):
-        aliases = [word.value for word in value.keywords if word.arg == "validation_alias"]
-        if aliases and isinstance(aliases[0], ast.Constant):
-            variable = str(aliases[0].value)
-        value = next(iter(value.args), None)
+        words = {word.arg: word.value for word in value.keywords}
+        alias = words.get("validation_alias")
+        if isinstance(alias, ast.Constant):
+            variable = str(alias.value)
+        value = value.args[0] if value.args else words.get("default")
     return variable, value.value if isinstance(value, ast.Constant) else None
 
 

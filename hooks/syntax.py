@@ -18,12 +18,14 @@ _Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 # An opening and an expression. Not Jinja's: GitHub's `${{ x }}` and Go's `{{ .x }}`, `{{ f $x }}`, `{{ end }}`.
 _JINJA: Final = re.compile(
-    r"""(?<![${])\{\{[-+]?\s*(?![^}]*(?:\$|\s\.)|(?:end|else)\b)[\w"'(\[] | \{%[-+]?\s*\w | \{\#(?:[-+]|\s|.*\#\})""",
+    r"""(?<![${])\{\{[-+]?\s*(?![^}]*(?:\$|\s\.)|(?:end|else)\b)[\w"'(\[](?:[^}]*\}\})?
+        | \{%[-+]?\s*\w(?:[^%]*%\})?
+        | \{\#(?:.*?\#\}|[-+\s].*)""",
     re.VERBOSE,
 )
 # Where doubled braces have another meaning as well (f-strings, actions that take `{{version}}`): with spaces inside.
 _JINJA_IN_CODE: Final = re.compile(
-    r"(?<![${])\{\{[-+]?\s+\w[^{}]*\s[-+]?\}\} | \{%[-+]?\s.*%\} | \{\#[-+]?\s.*\#\}", re.VERBOSE
+    r"(?<![${])\{\{[-+]?\s+\w[^{}]*\s[-+]?\}\} | \{%[-+]?\s.*?%\} | \{\#[-+]?\s.*?\#\}", re.VERBOSE
 )
 _MARKDOWN_CODE: Final = re.compile(r"^(`{3,}|~{3,}).*?^\1`*~*[ \t]*$|`[^`\n]+`", re.MULTILINE | re.DOTALL)
 
@@ -38,7 +40,7 @@ def jinja_left_over(tree: Tree, path: str) -> Iterator[Problem]:
         text = _MARKDOWN_CODE.sub(lambda code: "\n" * code[0].count("\n"), text)
     for number, line in enumerate(text.splitlines(), 1):
         if (match := pattern.search(line)) and not _answered(match[0], tree.answers):
-            yield Problem(path, number, f"Jinja is left over: {line[match.start() :].strip()[:40]}")
+            yield Problem(path, number, f"Jinja is left over: {match[0][:60]}")
 
 
 def jinja_in_name(path: str) -> Iterator[Problem]:
@@ -134,13 +136,13 @@ def build_yaml(text: str) -> object:
 
 
 def yaml_documents(text: str) -> Iterator[yaml.Node]:
-    """The documents of a YAML file as nodes, which know their lines. Each is also built, to see that it can be."""
+    """The documents of a YAML file as nodes, which know their lines. Each is built after it, to see if it can be."""
     loader = _Loader(text)
     try:
         while loader.check_node():
             node = loader.get_node()
-            loader.construct_document(node)
             yield node
+            loader.construct_document(node)
     finally:
         loader.dispose()
 

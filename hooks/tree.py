@@ -65,9 +65,12 @@ class Tree:
         return sorted(path.relative_to(self.root).as_posix() for path in self.root.glob(pattern))
 
     def find(self, pattern: str, *prefixes: str) -> Iterator[Found]:
-        """Every match in the checked texts whose path begins with one of the prefixes, comments left out."""
+        """Every match in the checked texts whose path begins with one of the prefixes.
+
+        Comments are left out, but not those that show a variable and its default.
+        """
         for path, text in self.texts.items():
             if path.startswith(prefixes):
                 for number, line in enumerate(text.splitlines(), 1):
-                    for match in re.finditer(pattern, re.sub(r"(^|\s)#.*", "", line)):
+                    for match in re.finditer(pattern, re.sub(r"(^|\s)#(?! ?[A-Z_]+=).*", "", line)):
                         yield Found(path, number, match)

@@ -22,10 +22,10 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import chain
 from pathlib import Path
-from typing import Final, cast
+from typing import Final, NamedTuple, cast
 
 import yaml
-from facts import FACTS
+from facts import FACTS, SETTINGS, variables_to_list
 from syntax import build_yaml, conflicts, jinja_in_name, jinja_left_over, parses, run_bit
 from tree import Problem, Tree
 from workflows import workflow
@@ -44,7 +44,7 @@ def main(arguments: list[str]) -> int:
         print(USAGE, file=sys.stderr)
         return 2
     try:
-        files, problems = check(Path.cwd(), *arguments)
+        files, problems, notes = check(Path.cwd(), *arguments)
     except CannotCheckError as error:
         print(f"Cannot check: {error}", file=sys.stderr)
         return 2
@@ -53,25 +53,37 @@ def main(arguments: list[str]) -> int:
         return 2
     for path, line, message in problems:
         print(f"{path}:{line}: {message}")
+    for note in notes:
+        print(f"note: {note}")
     count = f"{len(problems)} problem{'s' * (len(problems) != 1)}" if problems else "no problem"
     print(f"Checked {files} files: {count} found.")
     return 1 if problems else 0
 
 
-def check(root: Path, operation: str, answers_file: str = ".copier-answers.yml") -> tuple[int, list[Problem]]:
-    """Return how many files were checked, and all problems."""
+class Report(NamedTuple):
+    """How many files were checked strictly, all problems, and what is worth knowing but no problem."""
+
+    files: int
+    problems: list[Problem]
+    notes: list[str]
+
+
+def check(root: Path, operation: str, answers_file: str = ".copier-answers.yml") -> Report:
+    """Check a folder after a `copy` or an `update`."""
     answers = _answers(root / answers_file)
-    rendered = _rendered_paths({**answers, "_copier_conf.answers_file": answers_file})
+    rendered = rendered_paths({**answers, "_copier_conf.answers_file": answers_file})
     if operation == "copy":
         tree = Tree(root, answers, rendered)
         merged, names = set(rendered), _beside(root, tree.contents)
         problems: list[Problem] = []
+        notes: list[str] = []
     else:
         changed = _changed(root)
-        theirs = _theirs()
+        theirs = seeded_paths()
         tree = Tree(root, answers, tuple(path for path in rendered if not theirs.match(path)))
         merged, names = {*rendered, *changed}, changed
         problems = list(_rejected(tree, merged))
+        notes = list(variables_to_list(tree)) if SETTINGS in changed else []
     conflicted = {path: list(conflicts(tree.read(path) or b"", path, answers)) for path in merged}
     problems += chain.from_iterable(conflicted.values())
     problems += chain.from_iterable(map(jinja_in_name, names))
@@ -82,7 +94,7 @@ def check(root: Path, operation: str, answers_file: str = ".copier-answers.yml")
         problems += fact(tree)
     # A file with a conflict is no longer what it should be in many ways; all of them go with the conflict.
     told = [problem for problem in problems if not conflicted.get(problem.path) or problem in conflicted[problem.path]]
-    return len(tree.contents), sorted(told)
+    return Report(len(tree.contents), sorted(told), notes)
 
 
 def _answers(file: Path) -> Mapping[str, object]:
@@ -97,7 +109,7 @@ def _answers(file: Path) -> Mapping[str, object]:
     return cast("Mapping[str, object]", answers)
 
 
-def _rendered_paths(answers: Mapping[str, object]) -> tuple[str, ...]:
+def rendered_paths(answers: Mapping[str, object]) -> tuple[str, ...]:
     """The paths of the template's files, their names filled in as Copier does it. Some may not be rendered."""
 
     def answer(match: re.Match[str]) -> str:
@@ -108,7 +120,7 @@ def _rendered_paths(answers: Mapping[str, object]) -> tuple[str, ...]:
     return tuple(sorted(re.sub(r"\{\{ ([\w.]+) \}\}", answer, path) for path in paths))
 
 
-def _theirs() -> re.Pattern[str]:
+def seeded_paths() -> re.Pattern[str]:
     """What an update leaves to the service, as copier.yml says it: the seeded paths, and those it only adds to."""
     config = cast("dict[str, list[str]]", build_yaml((TEMPLATE / "copier.yml").read_text(encoding="utf-8")))
     seeds = next(entry for entry in config["_exclude"] if "_copier_operation == 'update'" in entry)
@@ -122,10 +134,7 @@ def _changed(root: Path) -> set[str]:
     command = ["git", "ls-files", "-z", "--modified", "--others", "--exclude-standard"]
     try:
         listing = subprocess.run(command, cwd=root, capture_output=True, check=True).stdout
-    except (
-        FileNotFoundError,
-        subprocess.CalledProcessError,
-    ):  # no git, no repository: what the template renders is known
+    except (FileNotFoundError, subprocess.CalledProcessError):  # no git or no repository
         return set()
     return set(os.fsdecode(listing).split("\0")) - {""}
 

@@ -3,6 +3,7 @@
 import os
 import shutil
 import subprocess
+import sys
 from collections.abc import Generator
 from pathlib import Path
 from typing import Protocol
@@ -11,6 +12,9 @@ import pytest
 from copier import run_copy
 
 ROOT = Path(__file__).parents[1]
+
+# What a command needs is found beside the Python that runs the tests.
+os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
 
 # Nothing that a person has set for themselves reaches a test, nor the processes that it starts.
 os.environ["COPIER_SETTINGS_PATH"] = str(Path(__file__).with_name("copier-settings.yml"))

@@ -127,16 +127,10 @@ def test_an_owner_that_github_would_not_have_is_refused(owner: str, render: Rend
 
 
 NO_ADDRESSES = ["nobody", "@example.com", "a@b", "a b@example.com", "a@exam ple.com", "a@-x.com", ".a@example.com"]
-NO_ADDRESSES += [
-    "a@example.com\n",
-    "A <a@example.com>",
-    "a@example.com,b@example.com",
-    '"a"@example.com',
-    "ä@example.com",
-]
+TRICKS = ["a@example.com\n", "A <a@example.com>", "a@example.com,b@example.com", '"a"@example.com', "ä@example.com"]
 
 
-@pytest.mark.parametrize("address", [*NO_ADDRESSES, "a@" + "x" * 250 + ".com"])
+@pytest.mark.parametrize("address", [*NO_ADDRESSES, *TRICKS, "a@" + "x" * 250 + ".com"])
 def test_what_is_no_plain_address_is_refused(address: str, render: Render):
     with pytest.raises(ValueError, match=r"'contact_email': Type one plain address, such as team@example\.com\.$"):
         render(contact_email=address)

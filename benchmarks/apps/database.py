@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import psycopg
+
 from chassis.data import roles
 from chassis.data.migrate import migrate
 from chassis.dev.postgres import Postgres
@@ -15,7 +16,7 @@ from chassis.dev.postgres import Postgres
 _ORDERS = """
     insert into orders (tenant_id, reference, customer_email, currency, status, total_minor, created_at)
     select %s::uuid, 'sample-' || n, 'customer-' || n || '@example.com', 'EUR',
-           (array['placed', 'placed', 'draft', 'cancelled'])[n %% 4 + 1]::order_status, n * 100,
+           (array['placed', 'placed', 'draft', 'cancelled'])[n %% 4 + 1], n * 100,
            now() - n * interval '1 minute'
     from generate_series(1, %s) as n
 """

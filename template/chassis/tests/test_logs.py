@@ -87,6 +87,10 @@ log.info("nested", kind={"password": "canary-in-a-field", "reason": {"canary-in-
 log.info("listed", kind=["token=canary-in-a-list", ("canary-in-a-set@example.com",)])
 log.info("bytes", kind=b"canary-in-bytes", body="canary-in-a-body", error=ValueError("canary-in-an-error-field"))
 log.info("mail", reason="sent to canary-in-mail@example.com with eyJhbGciOiJFZERTQSJ9.eyJjYW5hcnkiOjF9.canary-in-a-jwt")
+class Odd(dict):
+    def items(self):
+        raise RuntimeError("canary-in-a-broken-field")
+log.info("odd", kind=Odd(a=1))
 log.info("huge", reason="canary-in-a-long-word" * 50_000)
 log.info("many", **{f"field_{number}": number for number in range(5000)})
 log.info("late", timestamp="canary-in-a-forged-field", level="forged", event_id="canary-in-an-unknown-field")
@@ -110,7 +114,9 @@ Lines = list[dict[str, Any]]
 
 
 def run(code: str) -> Done:
-    return subprocess.run([sys.executable, "-Wdefault", "-c", code], capture_output=True, timeout=60, check=False)
+    environ = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    python = [sys.executable, "-Wdefault", "-c", code]
+    return subprocess.run(python, capture_output=True, timeout=60, check=False, env=environ)
 
 
 @pytest.fixture(scope="module")
@@ -188,6 +194,24 @@ def test_a_line_cannot_be_forged_or_grow_without_end(lines: Lines) -> None:
     assert found(lines, event="late")["level"] == "info"
     assert found(lines, event="huge")["reason"] == "[cut: 1050000 characters]"
     assert found(lines, event="many")["cut_bytes"] > 32 * 1024
+
+
+def test_a_field_that_cannot_be_shown_costs_the_line_and_not_the_caller(lines: Lines) -> None:
+    line = found(lines, event="log line could not be rendered", logger="shop.orders")
+    assert line["error"] == "RuntimeError"
+
+
+def test_a_line_is_out_before_the_process_can_die() -> None:
+    code = """
+import os
+from chassis.observe.logs import configure, get_logger
+from chassis.settings import Settings
+configure(Settings())
+get_logger("x").info("said")
+os._exit(9)
+"""
+    done = run(code)
+    assert (done.returncode, json.loads(done.stdout)["event"]) == (9, "said")
 
 
 def test_a_stdout_that_broke_hurts_nobody() -> None:
@@ -268,6 +292,7 @@ def test_on_a_terminal_lines_are_pretty_unless_deployed(environment: str, tmp_pa
         ("APP_SECRET_KEY=abc,x=1", "APP_SECRET_KEY=[redacted],x=1"),
         ("DB_PASSWORD: 'a b' left", "DB_PASSWORD:[redacted] left"),
         ("api-key=a&page=2", "api-key=[redacted]&page=2"),
+        ("eyJhbGciOiJFZERTQSJ9.eyJzdWIiOjF9", "[redacted]"),
         ("redis://:pa/ss@word@cache:6379/0", "redis://[redacted]@cache:6379/0"),
         ("http://127.0.0.1:8000/x", "http://127.0.0.1:8000/x"),
         ("to a.b+c@mail.example.co.uk.", "to [email]."),

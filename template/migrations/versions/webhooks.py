@@ -1,6 +1,7 @@
 """The table of the module `webhooks`."""
 
 from alembic import op
+
 from chassis.data.tenancy import tenant_table
 
 revision = "webhooks_0001"

@@ -10,6 +10,7 @@ from fastapi.routing import APIRoute, RouteContext, iter_route_contexts
 from starlette.types import Receive, Scope, Send
 
 from chassis.data.pool import Database
+from chassis.data.unit_of_work import transaction
 from chassis.features import PACKAGE, PROJECT
 from chassis.http.edge import Edge
 from chassis.http.endpoints import Endpoint, compiled
@@ -111,6 +112,8 @@ class Service(FastAPI):
             yield f"{name}: no module declares the permission '{permission}'"
         if "{" in (context.path or "") and ":" in (context.path or ""):
             yield f"{name}: say the type of a path parameter in the signature, not in the path"
+        if idempotent in wanted and not (permissions and transaction in wanted):
+            yield f"{name}: Idempotent needs may(…) and Transaction beside it: a key has a caller and an effect"
         if endpoint is None and idempotent in wanted:
             yield f"{name}: Idempotent takes only plain parameters, one JSON body and async dependencies beside it"
 

@@ -4,7 +4,6 @@ import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Final, Generic, TypeVar, get_args
 
@@ -162,6 +161,8 @@ def _refuse_unknown(environ: Mapping[str, str], fields: Mapping[str, str], found
     readable = {*fields, *(f"{variable}_FILE" for variable in fields)}
     for name in environ:
         if name.upper().startswith(PREFIX) and name not in readable:
+            from difflib import get_close_matches  # slow to import, and seldom needed
+
             bare = name.upper().removeprefix(PREFIX)
             close = [bare] if bare in readable else get_close_matches(name.upper(), readable, 1, 0.7)
             hint = f": did you mean {close[0]}?" if close else ""

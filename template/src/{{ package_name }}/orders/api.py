@@ -1,13 +1,13 @@
 """The orders API: what each request looks like, and who may send it."""
 
-from datetime import datetime
 from typing import Annotated, Literal
 from uuid import UUID
 
-from chassis import ExpectedVersion, Idempotent, Input, Page, PageRequest, Principal, Transaction, may
-from chassis.money import Currency
 from fastapi import APIRouter
 from pydantic import EmailStr, Field
+
+from chassis import ExpectedVersion, Idempotent, Input, Instant, Page, PageRequest, Principal, Transaction, may
+from chassis.money import Currency
 
 from . import service
 from .queries import Order, OrderStatus, OrderWithItems
@@ -34,7 +34,7 @@ class NewOrder(Input):
 
 
 class OrderChange(Input):
-    """What is left out stays as it is."""
+    """What is left out stays as it is; a note of null is removed."""
 
     customer_email: EmailStr | None = Field(default=None, max_length=254)
     note: str | None = Field(default=None, max_length=2_000)
@@ -53,8 +53,8 @@ async def list_orders(
     db: Transaction,
     page: PageRequest,
     status: OrderStatus | None = None,
-    placed_from: datetime | None = None,
-    placed_before: datetime | None = None,
+    placed_from: Instant | None = None,
+    placed_before: Instant | None = None,
 ) -> Page[Order]:
     """Orders, newest first."""
     return await service.page(db, page, status, placed_from, placed_before)

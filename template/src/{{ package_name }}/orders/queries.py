@@ -64,9 +64,7 @@ PAGE = query(
     """
     select {row}
     from orders
-    where ($1::timestamptz is null or (created_at, id) < ($1, $2::uuid))
-      and ($4::timestamptz is null or created_at >= $4)
-      and ($5::timestamptz is null or created_at < $5)
+    where (created_at, id) < ($1, $2) and created_at >= $4
     order by created_at desc, id desc
     limit $3
     """,
@@ -78,10 +76,7 @@ PAGE_OF_STATUS = query(
     """
     select {row}
     from orders
-    where ($1::timestamptz is null or (created_at, id) < ($1, $2::uuid))
-      and ($4::timestamptz is null or created_at >= $4)
-      and ($5::timestamptz is null or created_at < $5)
-      and status = $6
+    where (created_at, id) < ($1, $2) and created_at >= $4 and status = $5
     order by created_at desc, id desc
     limit $3
     """,
@@ -117,11 +112,16 @@ SAMPLE = query(
     "orders.sample",
     str,
     """
-    insert into orders (tenant_id, reference, customer_email, currency, status, total_minor, created_at)
-    select current_setting('app.tenant_id')::uuid, 'sample-' || n, 'customer-' || n || '@example.com', 'EUR',
-           (array['placed', 'placed', 'draft', 'cancelled'])[n % 4 + 1]::order_status, n * 100,
-           now() - n * interval '1 minute'
-    from generate_series(1, $1::int) as n
-    on conflict do nothing
+    with placed as (
+        insert into orders (tenant_id, reference, customer_email, currency, status, total_minor, created_at)
+        select current_setting('app.tenant_id')::uuid, 'sample-' || n, 'customer-' || n || '@example.com', 'EUR',
+               (array['placed', 'placed', 'draft', 'cancelled'])[n % 4 + 1], n * 100, now() - n * interval '1 minute'
+        from generate_series(1, $1::int) as n
+        on conflict do nothing
+        returning tenant_id, id, total_minor
+    )
+    insert into order_items (tenant_id, order_id, position, sku, quantity, unit_price_minor)
+    select tenant_id, id, 1, 'SAMPLE', 1, total_minor
+    from placed
     """,
 )

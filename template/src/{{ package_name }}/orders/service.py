@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from uuid import UUID
 
 import asyncpg
+
 from chassis import Page, Paging, Problem, UnitOfWork, changed, not_found
 
 from . import queries
@@ -47,9 +48,10 @@ async def page(
     placed_from: datetime | None,
     placed_before: datetime | None,
 ) -> Page[Order]:
-    query = queries.PAGE if status is None else queries.PAGE_OF_STATUS
-    filters = (placed_from, placed_before) if status is None else (placed_from, placed_before, status)
-    return paging.page(await db.all(query, paging.created_at, paging.id, paging.fetch, *filters))
+    bounds = (*paging.before(placed_before), paging.fetch, paging.since(placed_from))
+    if status is None:
+        return paging.page(await db.all(queries.PAGE, *bounds))
+    return paging.page(await db.all(queries.PAGE_OF_STATUS, *bounds, status))
 
 
 async def read(db: UnitOfWork, order_id: UUID) -> OrderWithItems:
@@ -68,6 +70,7 @@ async def change(db: UnitOfWork, order_id: UUID, expected: int, change: OrderCha
     if order.status == "cancelled":
         raise Problem(409, "order_cancelled", "A cancelled order cannot be changed.")
     given = change.model_fields_set
+    was_placed = order.status == "placed"
     order = await db.one(
         queries.CHANGE,
         db.tenant_id,
@@ -76,7 +79,7 @@ async def change(db: UnitOfWork, order_id: UUID, expected: int, change: OrderCha
         change.note if "note" in given else order.note,
         change.status or order.status,
     )
-    if change.status == "placed" and order.status == "placed":
+    if order.status == "placed" and not was_placed:
         await _placed(db, order)
     return await _with_items(db, order)
 
@@ -86,9 +89,7 @@ async def cancel(db: UnitOfWork, order_id: UUID) -> OrderWithItems:
     if order is None:
         raise not_found()
     if order.status != "cancelled":
-        order = await db.one(
-            queries.CHANGE, db.tenant_id, order_id, order.customer_email, order.note, "cancelled"
-        )
+        order = await db.one(queries.CHANGE, db.tenant_id, order_id, order.customer_email, order.note, "cancelled")
         await db.emit(OrderCancelled(order.id, order.reference))
     return await _with_items(db, order)
 

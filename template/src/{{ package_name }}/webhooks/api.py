@@ -2,8 +2,9 @@
 
 from typing import Annotated
 
-from chassis import Page, PageRequest, Principal, Transaction, may
 from fastapi import APIRouter
+
+from chassis import Page, PageRequest, Principal, Transaction, may
 
 from .queries import PAGE, WebhookEvent
 
@@ -15,4 +16,4 @@ async def list_events(
     who: Annotated[Principal, may("webhooks:read")], db: Transaction, page: PageRequest
 ) -> Page[WebhookEvent]:
     """Events that subscribers will be told of, newest first."""
-    return page.page(await db.all(PAGE, page.created_at, page.id, page.fetch))
+    return page.page(await db.all(PAGE, *page.before(), page.fetch))

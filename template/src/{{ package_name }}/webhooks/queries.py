@@ -28,7 +28,7 @@ PAGE = query(
     """
     select {row}
     from webhook_events
-    where $1::timestamptz is null or (created_at, id) < ($1, $2::uuid)
+    where (created_at, id) < ($1, $2)
     order by created_at desc, id desc
     limit $3
     """,

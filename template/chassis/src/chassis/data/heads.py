@@ -4,7 +4,9 @@ import ast
 from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
+
+from chassis.failure import Failure
 
 CHASSIS_REVISIONS = Path(__file__).parent.parent / "migrations" / "versions"
 
@@ -14,13 +16,13 @@ State = Literal["behind", "current", "ahead"]
 def service_revisions() -> Path:
     """The folder `migrations/versions` of the service: the nearest one from the working directory upwards.
 
-    Raises FileNotFoundError, whose text is one line.
+    Raises Failure where there is none.
     """
     here = Path.cwd()
     for folder in (here, *here.parents):
         if (found := folder / "migrations" / "versions").is_dir():
             return found
-    raise FileNotFoundError(f"no migrations/versions in {here} or above it: run this in the service's folder")
+    raise Failure(f"there is no migrations/versions in {here} or above it: run this in the service's folder")
 
 
 def state(applied: Iterable[str]) -> State:
@@ -49,7 +51,7 @@ def revisions() -> dict[str, frozenset[str]]:
 
 
 def _read(file: Path) -> tuple[str, frozenset[str]]:
-    values: dict[str, object] = {}
+    values: dict[str, Any] = {}
     for statement in ast.parse(file.read_text()).body:
         match statement:
             case (
@@ -62,7 +64,6 @@ def _read(file: Path) -> tuple[str, frozenset[str]]:
     return str(values["revision"]), frozenset({*_names(values.get("down_revision")), *_names(values.get("depends_on"))})
 
 
-def _names(value: object) -> tuple[str, ...]:
-    if isinstance(value, str):
-        return (value,)
-    return tuple(map(str, value)) if isinstance(value, tuple | list) else ()
+def _names(value: Any) -> tuple[str, ...]:
+    """Of what Alembic takes there: None, a revision, or several."""
+    return (value,) if isinstance(value, str) else tuple(value or ())

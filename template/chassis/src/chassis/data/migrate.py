@@ -7,9 +7,10 @@ import logging
 import re
 import time
 from argparse import Namespace
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import psycopg
 from alembic import command
@@ -21,10 +22,15 @@ from psycopg.conninfo import conninfo_to_dict
 from psycopg.errors import LockNotAvailable
 from psycopg.rows import TupleRow
 from psycopg.sql import SQL, Identifier
-from sqlalchemy import StaticPool, create_engine
+from sqlalchemy import Engine, StaticPool, create_engine
 from sqlalchemy.exc import DBAPIError
 
 from chassis.data import heads, roles
+from chassis.failure import Failure
+from chassis.settings import ConfigurationRefused
+
+if TYPE_CHECKING:
+    from chassis.settings import Settings
 
 _log = logging.getLogger(__name__)
 logging.getLogger("alembic.runtime.plugins").setLevel(logging.WARNING)
@@ -37,27 +43,36 @@ _SESSION = "set lock_timeout = '2s'; set statement_timeout = '15min'; set idle_i
 _ATTEMPTS = 10
 
 
-class MigrationFailed(Exception):
-    """The database was not migrated, or not to the end; the text is one line."""
+class MigrationFailed(Failure):
+    """The database was not migrated, or not to the end."""
 
 
-def migrate(url: str, app_url: str | None = None) -> None:
+def migrate(url: str, app_url: str | None = None) -> heads.State:
     """Migrate the database at `url`, whose user must own it, to the newest revisions of the chassis and the service.
 
-    When `app_url` names the app role and has a password, the role gets it. Raises MigrationFailed; what had been
-    migrated until then stays, and doing it again goes on from there.
+    Returns "current", or "ahead" where a newer release has migrated it, which is then left alone. When `app_url` names
+    the app role and has a password, the role gets it. Raises MigrationFailed; what had been migrated until then stays,
+    and doing it again goes on from there.
     """
     try:
         with _connect(url) as connection, _alone(connection):
             roles.bootstrap(connection)
             _give_password(connection, app_url)
-            _upgrade(connection)
+            return _upgrade(connection)
     except psycopg.Error as error:
         raise MigrationFailed(_one_line(error)) from error
     except DBAPIError as error:
         raise MigrationFailed(_one_line(error.orig or error)) from error
     except CommandError as error:
         raise MigrationFailed(_one_line(error)) from error
+
+
+def migrate_for(settings: "Settings") -> heads.State:
+    """Migrate the database of MIGRATOR_DATABASE_URL. Raises ConfigurationRefused without one, or MigrationFailed."""
+    if settings.migrator_database_url is None:
+        raise ConfigurationRefused(["MIGRATOR_DATABASE_URL is required to migrate: the app role cannot"])
+    app_url = settings.database_url.get_secret_value() if settings.database_url else None
+    return migrate(settings.migrator_database_url.get_secret_value(), app_url)
 
 
 def new_revision(name: str) -> Path:
@@ -68,8 +83,8 @@ def new_revision(name: str) -> Path:
     folder = heads.service_revisions()
     if list(folder.glob(f"*_{slug}.py")):
         raise MigrationFailed(f"{folder} has a migration {slug} already: choose another name")
-    script = ScriptDirectory.from_config(_config())
-    ours = [head.revision for head in script.get_revisions("heads") if head and Path(head.path).parent == folder]
+    script = ScriptDirectory.from_config(alembic_config())
+    ours = [head.revision for head in map(script.get_revision, script.get_heads()) if Path(head.path).parent == folder]
     written = script.generate_revision(
         rev_id(),
         slug.replace("_", " "),
@@ -77,6 +92,7 @@ def new_revision(name: str) -> Path:
         version_path=folder,
         depends_on=script.get_revisions("chassis@head")[0].revision,
     )
+    assert written is not None  # it is None in Alembic's dry runs
     return Path(written.path)
 
 
@@ -84,7 +100,7 @@ def _connect(url: str) -> Connection[TupleRow]:
     return psycopg.connect(url, autocommit=True, connect_timeout=5, application_name="chassis migrate")
 
 
-def _config() -> Config:
+def alembic_config() -> Config:
     """Alembic's configuration, made here: there is no alembic.ini to forget."""
     config = Config(cmd_opts=Namespace(quiet=True))
     folders = (heads.CHASSIS_REVISIONS, heads.service_revisions())
@@ -101,7 +117,7 @@ def _literally(path: Path) -> str:
 
 
 @contextmanager
-def _alone(connection: Connection[TupleRow]) -> Iterator[None]:
+def _alone(connection: Connection[TupleRow]) -> Generator[None]:
     """Hold the lock of migrations. It is asked for again and again, between transactions.
 
     Waiting in pg_advisory_lock would be a transaction that CREATE INDEX CONCURRENTLY, run by the holder of the lock, in
@@ -129,30 +145,35 @@ def _give_password(connection: Connection[TupleRow], app_url: str | None) -> Non
         roles.set_password(connection, roles.APP, str(password))
 
 
-def _upgrade(connection: Connection[TupleRow]) -> None:
-    if heads.state(_applied(connection)) == "ahead":
-        _log.warning("the database was migrated by a newer release: nothing to do")
-        return
+def _upgrade(connection: Connection[TupleRow]) -> heads.State:
     connection.execute(_SESSION)
     connection.execute(SQL("set role {}").format(Identifier(roles.MIGRATOR)))
+    if heads.state(_applied(connection)) == "ahead":
+        _log.warning("the database has migrations that are not of this release: it is left alone")
+        return "ahead"
     connection.autocommit = False
     engine = create_engine("postgresql+psycopg://", creator=lambda: connection, poolclass=StaticPool)
-    config = _config()
     try:
-        for attempt in range(1, _ATTEMPTS + 1):
-            with engine.connect() as config.attributes["connection"]:
-                try:
-                    command.upgrade(config, "heads")
-                    return
-                except DBAPIError as error:
-                    if not isinstance(error.orig, LockNotAvailable) or attempt == _ATTEMPTS:
-                        raise
+        for attempt in range(1, _ATTEMPTS):
+            try:
+                return _upgrade_once(engine)
+            except DBAPIError as error:
+                if not isinstance(error.orig, LockNotAvailable):
+                    raise
             _log.warning("a table stayed locked by others for 2 s: trying again (%d of %d)", attempt, _ATTEMPTS)
             time.sleep(min(attempt, 5))
+        return _upgrade_once(engine)
     finally:
         connection.rollback()
         connection.autocommit = True
-        connection.execute("reset role")
+
+
+def _upgrade_once(engine: Engine) -> heads.State:
+    config = alembic_config()
+    with engine.connect() as config.attributes["connection"]:
+        command.upgrade(config, "heads")
+    _log.info("the database is up to date")
+    return "current"
 
 
 def _applied(connection: Connection[TupleRow]) -> list[str]:

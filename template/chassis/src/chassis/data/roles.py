@@ -31,11 +31,13 @@ _ATTRIBUTES = {
 }
 _WANTED = {MIGRATOR: set[str](), APP: {"rolcanlogin"}, BACKUP: {"rolcanlogin", "rolbypassrls"}}
 
-# The order matters: what stands after SET ROLE is the migrator's own.
-_GRANTS: LiteralString = """
+_ON_DATABASE: LiteralString = """
     revoke all on database {database} from public;
     grant connect, create on database {database} to {migrator};
     grant connect on database {database} to {app}, {backup};
+"""
+# The order matters: what stands after SET ROLE is the migrator's own.
+_IN_DATABASE: LiteralString = """
     revoke create on schema public from public;
     grant create, usage on schema public to {migrator};
     grant usage on schema public to {app}, {backup};
@@ -46,6 +48,8 @@ _GRANTS: LiteralString = """
     alter default privileges grant select on sequences to {backup};
     alter default privileges grant usage on schemas to {backup};
 """
+
+_NAMES = {"migrator": Identifier(MIGRATOR), "app": Identifier(APP), "backup": Identifier(BACKUP)}
 
 
 def bootstrap(connection: Connection[TupleRow]) -> None:
@@ -58,8 +62,13 @@ def bootstrap(connection: Connection[TupleRow]) -> None:
         _racing(lambda role=role, wanted=wanted: _make(connection, role, wanted))
     _racing(lambda: _join(connection))
     with connection.transaction():
-        names = {"migrator": MIGRATOR, "app": APP, "backup": BACKUP, "database": connection.info.dbname}
-        connection.execute(SQL(_GRANTS).format(**{key: Identifier(name) for key, name in names.items()}))
+        close_database(connection, connection.info.dbname)
+        connection.execute(SQL(_IN_DATABASE).format(**_NAMES))
+
+
+def close_database(connection: Connection[TupleRow], database: str) -> None:
+    """Let only the three roles into `database`. A copy of a database has all of it but this."""
+    connection.execute(SQL(_ON_DATABASE).format(database=Identifier(database), **_NAMES))
 
 
 def set_password(connection: Connection[TupleRow], role: str, password: str) -> None:

@@ -10,7 +10,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Annotated, Any, Self, TypeVar
 from uuid import UUID
 
-from asyncpg import Record
+from asyncpg import InFailedSQLTransactionError, Record
 from fastapi import Request
 from fastapi.params import Depends
 
@@ -55,7 +55,8 @@ class UnitOfWork:
         """Run `first` (see `begin`) and commit. When this raises, nothing was kept."""
         connection = self._connected()
         try:
-            await connection.execute(f"{first}COMMIT")
+            if await connection.execute(f"{first}COMMIT") != "COMMIT":
+                raise InFailedSQLTransactionError("a query failed before, so PostgreSQL rolled back instead")
         except BaseException:
             await self.rollback()
             raise

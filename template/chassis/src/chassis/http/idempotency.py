@@ -3,6 +3,9 @@
 draft-ietf-httpapi-idempotency-key-header. The key is written in the transaction of the effect itself: a crash between
 the two cannot happen, and two requests at the same time queue up behind the key's row. Only success is kept: after
 an error nothing happened, and the request may be sent again.
+
+A key is kept for 24 hours at the least. One new key in 64 takes up to 100 older ones of its tenant with it, so that the
+table holds little more than each tenant's last day, and no job has to run for it.
 """
 
 import re
@@ -11,7 +14,7 @@ from hashlib import blake2b
 from typing import TYPE_CHECKING, Annotated
 
 import orjson
-from fastapi import Header
+from fastapi import Header, Response
 from fastapi.params import Depends
 
 from chassis.data.queries import query
@@ -22,7 +25,8 @@ if TYPE_CHECKING:
     from chassis.data.unit_of_work import UnitOfWork
     from chassis.http.exchange import Exchange
 
-_KEY = re.compile(rb'"?[A-Za-z0-9._:-]{1,255}"?')
+_KEY = re.compile(rb'("?)([A-Za-z0-9._:-]{1,255})\1')
+_FORGET_EVERY = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +36,23 @@ class _First:
     headers: bytes
     body: bytes
 
+
+# ctid: a join to the rows that were found would read the whole tenant's. Two requests never wait for each other here.
+_FORGET = query(
+    "idempotency.forget",
+    bytes,
+    """
+    delete from chassis.idempotency_keys
+    where tenant_id = $1 and ctid = any (array(
+        select ctid
+        from chassis.idempotency_keys
+        where tenant_id = $1 and created_at < now() - interval '24 hours'
+        order by created_at
+        limit 100
+        for update skip locked
+    ))
+    """,
+)
 
 _FIRST = query(
     "idempotency.first",
@@ -49,13 +70,14 @@ class Once:
         key = exchange.headers.get(b"idempotency-key")
         if key is None:
             raise bad_request("idempotency_key_missing", "Send an 'Idempotency-Key' header, such as a new UUID.")
-        if not _KEY.fullmatch(key):
+        match = _KEY.fullmatch(key)
+        if match is None:
             raise bad_request(
                 "idempotency_key_malformed", "An Idempotency-Key has 1 to 255 letters, digits or any of '._:-'."
             )
         principal = exchange.principal
         caller = principal.subject.bytes if principal else b""
-        self._key = _digest(exchange.method.encode(), exchange.route.encode(), caller, key.strip(b'"'))
+        self._key = _digest(exchange.method.encode(), exchange.route.encode(), caller, match[2])
         self._fingerprint = _digest(exchange.path.encode(), exchange.scope["query_string"], body)
 
     async def begin(self, db: "UnitOfWork") -> Reply | None:
@@ -65,6 +87,8 @@ class Once:
             f"('{db.tenant_id}','\\x{self._key.hex()}','\\x{self._fingerprint.hex()}')ON CONFLICT DO NOTHING"
         )
         if claimed == "INSERT 0 1":
+            if self._key[0] % _FORGET_EVERY == 0:
+                await db.run(_FORGET, db.tenant_id)
             return None
         first = await db.one(_FIRST, db.tenant_id, self._key)
         await db.rollback()
@@ -75,11 +99,13 @@ class Once:
         headers = tuple((name.encode(), value.encode()) for name, value in orjson.loads(first.headers))
         return Reply(first.status, first.body, headers=(*headers, (b"idempotency-replayed", b"true")))
 
-    async def commit(self, db: "UnitOfWork", reply: Reply) -> None:
-        """Keep the answer beside the effect, and commit both."""
+    async def commit(self, db: "UnitOfWork", reply: Reply | Response) -> None:
+        """Keep the answer beside the effect, and commit both. Raises TypeError for one that writes itself."""
+        if isinstance(reply, Response):
+            raise TypeError("an idempotent handler returns a value that its annotation describes, not a Response")
         headers = orjson.dumps([(name.decode(), value.decode()) for name, value in reply.headers])
         await db.commit(
-            f"UPDATE chassis.idempotency_keys SET status={reply.status:d},headers='\\x{headers.hex()}',"
+            f"UPDATE chassis.idempotency_keys SET status={reply.status:d},headers='\\x{headers.hex()}',"  # noqa: S608  (digits)
             f"body='\\x{reply.body.hex()}' WHERE tenant_id='{db.tenant_id}' AND key_hash='\\x{self._key.hex()}';"
         )
 
@@ -100,4 +126,4 @@ async def documented(
 
 
 Idempotent = Annotated[None, Depends(documented)]
-"""In a signature beside `Transaction`: the request needs an Idempotency-Key, and its repetition gets the first answer."""
+"""In a signature beside `Transaction`: a request needs an Idempotency-Key; its repetition gets the first answer."""

@@ -19,6 +19,9 @@ from chassis.http.problems import bad_request
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _KEY = struct.Struct(">q16s")
 _MAC_BYTES = 12
+_FIRST_ID, _LAST_ID = UUID(int=0), UUID(int=2**128 - 1)
+_START = (datetime.max.replace(tzinfo=UTC), _LAST_ID)
+_END = datetime.min.replace(tzinfo=UTC)
 
 
 class Keyed(Protocol):
@@ -45,18 +48,28 @@ class Page(Generic[Item]):
 class Paging:
     """Where a page starts, and how long it may be.
 
-    Pass `created_at` and `id` (both None on the first page) and `fetch` to the query, and its rows to `page`.
+    Pass `before()` and `fetch` to a query that ends in `where (created_at, id) < ($1, $2) order by created_at desc,
+    id desc limit $3`, and its rows to `page`. Every page has bounds, the first one too: with `or $1 is null` or `coalesce`
+    in the condition, no index could serve it.
     """
 
-    __slots__ = ("_key", "created_at", "id", "limit")
+    __slots__ = ("_key", "_start", "limit")
 
     def __init__(self, limit: int, cursor: str | None, key: bytes) -> None:
         self.limit = limit
         self._key = key
-        self.created_at: datetime | None = None
-        self.id: UUID | None = None
-        if cursor is not None:
-            self.created_at, self.id = self._decode(cursor)
+        self._start = _START if cursor is None else self._decode(cursor)
+
+    def before(self, end: datetime | None = None) -> tuple[datetime, UUID]:
+        """What every row of the page is less than. `end` leaves out rows of that time and later.
+
+        It is one bound, not two: with two, PostgreSQL would read its way from one to the other on every page.
+        """
+        return self._start if end is None else min(self._start, (end, _FIRST_ID))
+
+    def since(self, begin: datetime | None) -> datetime:
+        """What no row's `created_at` may be less than."""
+        return _END if begin is None else begin
 
     @property
     def fetch(self) -> int:
@@ -98,4 +111,4 @@ async def _paging(
 
 
 PageRequest = Annotated[Paging, Depends(_paging)]
-"""`limit` and `cursor` of the query string; a cursor that was not made by this list for this tenant is a 400 problem."""
+"""`limit` and `cursor` of the query string; a cursor that this list did not make for this tenant is a 400 problem."""

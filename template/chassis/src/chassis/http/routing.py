@@ -18,6 +18,7 @@ class Routes(Generic[Handler]):
 
     def __init__(self) -> None:
         self._root: _Node[Handler] = _Node()
+        self._fixed: dict[str, dict[str, Handler]] = {}
 
     def add(self, path: str, method: str, handler: Handler) -> None:
         """Raise ValueError when the method of that path is taken."""
@@ -31,9 +32,13 @@ class Routes(Generic[Handler]):
         if method in node.methods:
             raise ValueError(f"{method} {path} is declared twice")
         node.methods[method] = handler
+        if "{" not in path:
+            self._fixed[path] = node.methods
 
     def find(self, path: str) -> tuple[dict[str, Handler], list[str]] | None:
         """The handlers of `path` by method, and the values of its variable segments in order."""
+        if (methods := self._fixed.get(path)) is not None:
+            return methods, []
         segments = path[1:].split("/")
         values: list[str] = []
         node = self._walk(self._root, segments, 0, values)

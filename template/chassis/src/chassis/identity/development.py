@@ -4,6 +4,7 @@ Settings refuse to load with this in staging and production.
 """
 
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
 from uuid import UUID, uuid5
 
 from chassis.http.exchange import Exchange
@@ -19,9 +20,12 @@ class DevelopmentPrincipals:
 
     def __init__(self, permissions: Mapping[str, frozenset[str]]) -> None:
         self._permissions = permissions
+        self._named_by = lru_cache(1024)(self._read)
 
     async def __call__(self, exchange: Exchange, /) -> Principal | None:
-        header = exchange.headers.get(b"authorization", b"")
+        return self._named_by(exchange.headers.get(b"authorization", b""))
+
+    def _read(self, header: bytes) -> Principal | None:
         if not header.startswith(_SCHEME):
             return None
         tenant, _, role = header[len(_SCHEME) :].decode("latin-1").partition(":")

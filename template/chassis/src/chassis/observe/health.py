@@ -31,7 +31,9 @@ class Version:
     revision: str
 
 
-_VERSIONS = query("health.versions", str, "select version_num from chassis.alembic_version")
+_VERSIONS = query(
+    "health.versions", str, "select version_num from chassis.alembic_version", scan_allowed="it has one row a branch"
+)
 
 
 class Readiness:
@@ -49,7 +51,7 @@ class Readiness:
             async with asyncio.timeout(_READY_SECONDS), self._database.unit_of_work(None) as db:
                 versions = await db.all(_VERSIONS)
         except Exception as error:  # whatever it is, it is a reason to stay away
-            _log.warning("not ready", error=type(error).__name__)
+            _log.warning("not ready", error=error)
             return unavailable("database_unavailable", "The database does not answer.")
         if heads.state(versions) == "behind":
             return unavailable("migrations_pending", "The database is behind this release: run 'chassis migrate'.")

@@ -56,8 +56,6 @@ def allow_fields(*names: str) -> None:
 
 def scrub(text: str) -> str:
     """`text` on one line, of bounded length, without what looks like a credential or an e-mail address."""
-    if _PLAIN.fullmatch(text):
-        return text
     return _scrub_short(text) if len(text) <= 256 else _scrub(text)
 
 
@@ -104,6 +102,8 @@ def type_name(error: BaseException) -> str:
 
 
 def _scrub(text: str) -> str:
+    if _PLAIN.fullmatch(text):
+        return text
     length = len(text)
     if length > MAX_TEXT:
         # The cut may go through something that could then no longer be recognised: a halved word goes altogether.

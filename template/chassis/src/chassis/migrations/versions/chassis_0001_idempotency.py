@@ -2,8 +2,7 @@
 
 from alembic import op
 
-from chassis.data.roles import APP
-from chassis.data.tenancy import tenant_table
+from chassis.data.tenancy import shared_table, tenant_table
 
 revision = "chassis_0001"
 down_revision = None
@@ -12,7 +11,7 @@ depends_on = None
 
 
 def upgrade() -> None:
-    op.execute(f'grant select on chassis.alembic_version to "{APP}"')  # for /readyz
+    op.execute(shared_table("chassis.alembic_version", "it says which migrations were run, for /readyz"))
     op.execute("""
         create table chassis.idempotency_keys (
             tenant_id uuid not null,

@@ -1,0 +1,72 @@
+# Owned by the template; your own targets belong into the Makefile of the root, which includes this.
+# It needs make and Python, and installs the rest: uv if there is none, and what uv.lock says.
+
+BIN := .venv/bin
+UV := $(shell command -v uv || echo .dev/uv/bin/uv)
+PYTHON ?= python3
+COPIER := $(UV) tool run --from 'copier>=9.19.1,<10' copier
+
+# An activated environment is another project's, as far as uv can tell.
+unexport VIRTUAL_ENV
+
+.PHONY: help dev stop test check format migrate update installed
+.DEFAULT_GOAL := help
+
+help:
+	@echo "make dev       start a PostgreSQL in .dev/, migrate, serve on PORT (8000), again on every change; Ctrl-C stops all"
+	@echo "make stop      stop what a 'make dev' that was killed left running"
+	@echo "make test      run the tests on a real PostgreSQL; ARGS='-k text' chooses"
+	@echo "make check     lint, format, types, import contracts, what migrations would lock"
+	@echo "make format    put right what make check says of the format"
+	@echo "make migrate   bring the database of DATABASE_URL, or the running development database, to this release"
+	@echo "make update    bring the template's newest release into this checkout"
+
+dev: installed
+	@$(BIN)/chassis dev
+
+stop: installed
+	@$(BIN)/chassis stop
+
+test: installed
+	@$(BIN)/pytest --numprocesses=auto $(ARGS)
+
+check: installed
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/basedpyright
+	$(BIN)/lint-imports
+	$(BIN)/chassis migration lint
+
+format: installed
+	$(BIN)/ruff check --fix --quiet
+	$(BIN)/ruff format --quiet
+
+migrate: installed
+	@$(BIN)/chassis migrate
+
+# The hook of the template fails this when files are left with conflicts.
+update: installed
+	$(COPIER) update --trust
+	@$(UV) sync --quiet
+	@echo "Now: make check test; look at 'git diff'; commit, uv.lock as well. 'make dev' and the deployment migrate."
+
+# Quick when nothing is missing, and quiet. What uv says is kept for when something is.
+installed: $(UV) | .dev
+	@test -f uv.lock && $(UV) sync --check --quiet >/dev/null 2>&1 || { \
+	  echo "Installing what pyproject.toml asks for ..."; \
+	  $(UV) sync >.dev/install.log 2>&1 || { \
+	    if grep -Eqi 'dns error|failed to lookup|connection refused|network is unreachable|timed out' .dev/install.log; \
+	    then reason='there is no network: the package index is out of reach'; \
+	    else reason=$$(grep -m 1 -E '^ *(error|×)' .dev/install.log || echo 'uv failed'); fi; \
+	    echo "chassis: $$reason (uv's own words are in .dev/install.log)" >&2; exit 1; }; }
+
+.dev:
+	@test -w . || { echo "chassis: this folder is read-only: work in a copy that you can write to" >&2; exit 1; }
+	@mkdir .dev
+
+.dev/uv/bin/uv: | .dev
+	@command -v $(PYTHON) >/dev/null || { echo "chassis: there is no $(PYTHON): install Python 3.11 or later" >&2; exit 1; }
+	@echo "Installing uv into .dev/uv ..."
+	@{ $(PYTHON) -m venv --clear .dev/uv && .dev/uv/bin/pip install --disable-pip-version-check 'uv>=0.13,<1'; } \
+	  >.dev/install.log 2>&1 || { \
+	  echo "chassis: uv could not be installed; pip's own words are in .dev/install.log" >&2; exit 1; }

@@ -1,0 +1,174 @@
+"""The `chassis` command.
+
+Exit codes: 0 good; 1 what was asked for failed; 2 wrong usage; 78 the configuration is refused. A command imports what
+it needs when it runs: `serve` must not wait for Alembic.
+"""
+
+import argparse
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+from chassis.failure import Failure
+
+if TYPE_CHECKING:
+    from chassis.app import Service
+    from chassis.settings import Settings
+
+Command = Callable[[argparse.Namespace], int]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command, and return the exit code. A person never sees a traceback, unless APP_LOG_LEVEL is debug."""
+    options = _parser().parse_args(arguments)
+    run: Command = options.run
+    try:
+        return run(options)
+    except KeyboardInterrupt:
+        return 128 + signal.SIGINT
+    except BrokenPipeError:  # whoever read our output has seen enough
+        with suppress(OSError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except Exception as error:
+        return _say(error)
+
+
+def serve(_: argparse.Namespace) -> int:
+    """Serve on PORT, and metrics on METRICS_PORT, until SIGTERM."""
+    service, settings = _service()
+    settings = _with_database(settings)
+    from chassis.server import run
+
+    return run(service, settings)
+
+
+def migrate(_: argparse.Namespace) -> int:
+    """Bring the database to this release. Any number of replicas may do so at the same time."""
+    settings = _service()[1]
+    if settings.migrator_database_url is None:
+        settings = _with_database(settings)
+    from chassis.data.migrate import migrate_for
+    from chassis.observe import logs
+
+    logs.configure(settings)
+    migrate_for(settings)
+    return 0
+
+
+def migration_new(options: argparse.Namespace) -> int:
+    """Write an empty migration of the service."""
+    from chassis.data.migrate import new_revision
+
+    print(os.path.relpath(new_revision(options.name)))
+    return 0
+
+
+def migration_lint(_: argparse.Namespace) -> int:
+    """Check what the migrations would do to a database in use."""
+    from chassis.dev.migration_lint import lint
+
+    return lint()
+
+
+def config(options: argparse.Namespace) -> int:
+    """Show every variable, where its value is from, and the verdict that boot would give."""
+    from chassis.app import load_app
+    from chassis.config_report import main as report
+
+    return report(load_app().settings_class, environment=options.env)
+
+
+def dev(_: argparse.Namespace) -> int:
+    """Start a PostgreSQL in .dev/, migrate, serve, and start again on every change; Ctrl-C stops all of it."""
+    service, settings = _service()
+    from chassis.dev.dev import develop
+
+    return develop(service, settings)
+
+
+def stop(_: argparse.Namespace) -> int:
+    """Stop what a `chassis dev` that crashed left running."""
+    from chassis.dev.dev import stop_leftovers
+
+    return stop_leftovers()
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="chassis", description="Run, migrate and look after this service.")
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+
+    def add(parent: Any, name: str, run: Command) -> argparse.ArgumentParser:  # argparse's type for it is private
+        text = (run.__doc__ or "").split("\n", 1)[0]
+        command = parent.add_parser(name, help=text, description=text)
+        command.set_defaults(run=run)
+        return command
+
+    add(commands, "serve", serve)
+    add(commands, "migrate", migrate)
+    migration = commands.add_parser("migration", help="Write and check migrations.").add_subparsers(
+        metavar="COMMAND", required=True
+    )
+    add(migration, "new", migration_new).add_argument("name", metavar="NAME", help="what it does, as in add_invoices")
+    add(migration, "lint", migration_lint)
+    environment = add(commands, "config", config)
+    environment.add_argument(
+        "--env", choices=["development", "test", "staging", "production"], help="as if APP_ENVIRONMENT were this"
+    )
+    add(commands, "dev", dev)
+    add(commands, "stop", stop)
+    return parser
+
+
+def _service() -> "tuple[Service, Settings]":
+    from chassis.app import load_app
+    from chassis.settings import load
+
+    service = load_app()
+    return service, load(service.settings_class)
+
+
+def _with_database(settings: "Settings") -> "Settings":
+    if settings.database_url is not None:
+        return settings
+    from chassis.dev.database import with_database
+
+    return with_database(settings)
+
+
+def _say(error: Exception) -> int:
+    """Say in a line for each problem why a command failed; returns the exit code."""
+    from chassis.app import BootRefused
+    from chassis.settings import EX_CONFIG, ConfigurationRefused
+
+    if os.environ.get("APP_LOG_LEVEL", "").lower() == "debug":
+        traceback.print_exception(error)
+    if isinstance(error, ConfigurationRefused | BootRefused):
+        problems = error.problems
+    elif isinstance(error, Failure):
+        problems = [str(error)]
+    else:
+        problems = [f"{type(error).__name__}: {error} ({_place(error)}; APP_LOG_LEVEL=debug shows how it came to that)"]
+    for problem in problems:
+        print("chassis:", " ".join(problem.split()), file=sys.stderr)
+    return EX_CONFIG if isinstance(error, ConfigurationRefused) else 1
+
+
+def _place(error: Exception) -> str:
+    """The innermost line that is not of a library, or of all if there is none."""
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [frame for frame in frames if "site-packages" not in frame.filename and "<frozen" not in frame.filename]
+    if not (own or frames):
+        return "nowhere"
+    frame = (own or frames)[-1]
+    if isinstance(error, SyntaxError) and error.filename:
+        return f"{os.path.relpath(error.filename)}:{error.lineno}"
+    return f"{os.path.relpath(frame.filename)}:{frame.lineno}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

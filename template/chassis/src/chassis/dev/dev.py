@@ -1,0 +1,162 @@
+"""`chassis dev`: everything that development needs, started in order and stopped together.
+
+Nothing that it starts survives it. What does, because `chassis dev` itself was killed, `chassis stop` and the next
+`chassis dev` find through the files in `.dev/`.
+"""
+
+import asyncio
+import fcntl
+import os
+import signal
+import time
+from collections.abc import Generator
+from contextlib import ExitStack, contextmanager
+from types import FrameType
+
+import psycopg
+from psycopg.sql import SQL, Identifier
+
+from chassis.app import Service
+from chassis.data.migrate import migrate_for
+from chassis.data.pool import Database
+from chassis.dev.database import development_server, state_folder, with_database
+from chassis.dev.postgres import POSTGRES_MAJOR, Postgres
+from chassis.dev.processes import is_busy, runs
+from chassis.dev.reload import serve_and_reload, stop_child
+from chassis.failure import Failure
+from chassis.features import PACKAGE
+from chassis.identity.development import DEMO_TENANT
+from chassis.settings import Settings
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_STOP_SECONDS = 30.0
+_SAMPLE_ROWS = 5
+
+
+class _Stop(BaseException):
+    """A signal asked for the end. Like KeyboardInterrupt, it is no Exception that anyone handles on the way."""
+
+
+def develop(service: Service, settings: Settings) -> int:
+    """Run the service for development until Ctrl-C. Raises Failure."""
+    if settings.deployed:
+        raise Failure(f"APP_ENVIRONMENT is {settings.environment}, and `chassis dev` is for development")
+    state_folder().mkdir(exist_ok=True)
+    with _stopping_on_signals(), _only_one(), ExitStack() as running:
+        try:
+            stop_child()  # of a run that was killed
+            _refuse_busy_ports(settings)
+            if settings.database_url is None:
+                settings = running.enter_context(_database(service, settings))
+            else:
+                _migrate(settings)
+            running.callback(stop_child)
+            serve_and_reload(settings)
+        except (_Stop, KeyboardInterrupt):  # the second one comes from watchfiles, in place of the first
+            print("\nStopping ...", flush=True)
+    return 0
+
+
+def stop_leftovers() -> int:
+    """Stop the `chassis dev` of this checkout, or what a killed one left running, and the server of killed tests."""
+    developing = state_folder() / "dev.pid"
+    if pid := runs(developing, "chassis"):
+        os.kill(pid, signal.SIGTERM)
+        deadline = time.monotonic() + _STOP_SECONDS
+        while runs(developing, "chassis") and time.monotonic() < deadline:
+            time.sleep(0.05)
+    stopped = [pid is not None, stop_child()]
+    tests = Postgres(state_folder() / "test", durable=False)
+    for server in (development_server(), tests):
+        if server.running() and not (server is tests and _in_use(tests)):
+            server.stop()
+            stopped.append(True)
+    print("Stopped." if any(stopped) else "Nothing was running.")
+    return 0
+
+
+@contextmanager
+def _database(service: Service, settings: Settings) -> Generator[Settings]:
+    """The development database: started, made on first use with a few rows of a demo tenant, migrated."""
+    server = development_server()
+    print(f"Starting PostgreSQL {POSTGRES_MAJOR} in {os.path.relpath(server.directory)} ...", flush=True)
+    try:
+        server.start()
+        with psycopg.connect(server.dsn("postgres"), autocommit=True) as admin:
+            is_new = admin.execute("select from pg_database where datname = %s", [PACKAGE]).fetchone() is None
+            if is_new:
+                admin.execute(SQL("create database {}").format(Identifier(PACKAGE)))
+        settings = with_database(settings)
+        _migrate(settings)
+        if is_new:
+            asyncio.run(_sample(service, settings))
+        yield settings
+    finally:
+        server.stop()
+
+
+def _migrate(settings: Settings) -> None:
+    print("Migrating the database ...", flush=True)
+    if migrate_for(settings) == "ahead":
+        print("It has migrations that are not in this checkout. To start with an empty one: rm -r .dev/postgres")
+
+
+async def _sample(service: Service, settings: Settings) -> None:
+    database = Database(settings, {})
+    await database.open()
+    async with database.unit_of_work(DEMO_TENANT) as db:
+        for module in service.modules:
+            if module.sample is not None:
+                await db.run(module.sample, _SAMPLE_ROWS)
+    await database.close(1)
+
+
+def _refuse_busy_ports(settings: Settings) -> None:
+    for port in (settings.port, settings.metrics_port):
+        if is_busy(settings.host, port):
+            raise Failure(f"port {port} is in use: stop what listens there, or choose another: PORT=8080 make dev")
+
+
+@contextmanager
+def _only_one() -> Generator[None]:
+    """Hold the lock of this checkout's development run, and note who holds it."""
+    with (state_folder() / "dev.pid").open("a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            raise Failure(f"it runs here already, as process {file.read().strip()}; `make stop` ends it") from None
+        file.truncate(0)
+        file.write(f"{os.getpid()}\n")
+        file.flush()
+        try:
+            yield
+        finally:
+            file.truncate(0)
+
+
+@contextmanager
+def _stopping_on_signals() -> Generator[None]:
+    """Raise _Stop on the first signal that asks for the end, and ignore more of them: the end is under way."""
+
+    def stop(_number: int, _frame: FrameType | None) -> None:
+        for number in _SIGNALS:
+            signal.signal(number, signal.SIG_IGN)
+        raise _Stop
+
+    before = {number: signal.signal(number, stop) for number in _SIGNALS}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _in_use(tests: Postgres) -> bool:
+    """Whether a test run uses the server of tests now."""
+    with (tests.directory / "in-use").open("a") as users:
+        try:
+            fcntl.flock(users, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
