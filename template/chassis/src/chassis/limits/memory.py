@@ -1,43 +1,67 @@
-"""Counting in this process: exact for one replica, and what remains when the shared store is away."""
+"""Counting in this process: exact for one replica, and what goes on when the shared store is away."""
 
+from collections.abc import Callable, Sequence
 from time import monotonic
 
-from chassis.limits.rules import Count, Use
+from chassis.limits.rules import Count, Rule, Use
 
-_MOST_KEYS = 50_000
+_MOST_KEYS = 20_000
 
 
 class MemoryStore:
-    """The generic cell rate algorithm: for each key one number, the time at which its quota is whole again.
+    """Keeps when the quota of each key is whole again.
 
-    Whatever keys arrive, at most `most_keys` are held, about 10 MB; the one that was not used for longest goes first.
+    Whatever keys arrive, at most twice `most_keys` of one rule are held, each about 150 bytes. A key is forgotten when
+    that many others were used since; a flood of keys of one rule makes another rule forget nothing.
     """
 
-    def __init__(self, most_keys: int = _MOST_KEYS) -> None:
+    def __init__(self, most_keys: int = _MOST_KEYS, clock: Callable[[], float] = monotonic) -> None:
         self._most_keys = most_keys
-        self._whole_at: dict[Use, float] = {}
+        self._clock = clock
+        self._tables: dict[Rule, _Table] = {}
 
-    def take(self, uses: list[Use]) -> list[Count]:
-        """Count each use that its rule allows; when one does not, none is counted."""
-        now = monotonic()
+    def take(self, uses: Sequence[Use]) -> list[Count]:
+        """Count the uses. When the rule of one does not allow it, none is counted."""
+        now = self._clock()
+        tables = self._tables
         counts: list[Count] = []
-        refused = False
-        for use in uses:
-            rule = use.rule
-            whole_at = max(self._whole_at.get(use, now), now) + rule.interval
-            free_in = whole_at - now - rule.seconds
-            if free_in > 1e-9:
-                refused = True
-                counts.append(Count(rule, 0, whole_at - rule.interval - now, free_in))
-            else:
-                counts.append(Count(rule, int((1e-9 - free_in) / rule.interval), whole_at - now, 0.0))
-        if not refused:
-            for use, count in zip(uses, counts, strict=True):
-                self._keep(use, now + count.full_in)
+        waits: list[float] = []
+        allowed = True
+        for rule, key in uses:
+            table = tables.get(rule)
+            if table is None:
+                table = tables[rule] = _Table()
+            whole_at = table.young.get(key) or table.old.get(key, now)
+            wait = whole_at - now if whole_at > now else 0.0
+            count = rule.count(wait)
+            if count[3]:
+                allowed = False
+            counts.append(count)
+            waits.append(wait)
+        if not allowed:
+            return uncounted(counts)
+        for (rule, key), wait in zip(uses, waits, strict=True):
+            table = tables[rule]
+            table.young[key] = now + wait + rule.interval
+            if len(table.young) > self._most_keys:
+                table.old, table.young = table.young, {}
         return counts
 
-    def _keep(self, use: Use, whole_at: float) -> None:
-        self._whole_at.pop(use, None)  # so that the order of the dictionary is that of use
-        if len(self._whole_at) >= self._most_keys:
-            del self._whole_at[next(iter(self._whole_at))]
-        self._whole_at[use] = whole_at
+    def __len__(self) -> int:
+        """How many keys are held."""
+        return sum(len(table.young) + len(table.old) for table in self._tables.values())
+
+
+class _Table:
+    """The keys of one rule: those used lately, and those used before them and not since."""
+
+    __slots__ = ("old", "young")
+
+    def __init__(self) -> None:
+        self.young: dict[str | int, float] = {}
+        self.old: dict[str | int, float] = {}
+
+
+def uncounted(counts: Sequence[Count]) -> list[Count]:
+    """What remains when another rule refused the request, so that those which allowed it have not counted it."""
+    return [count if count.free_in else count._replace(remaining=count.remaining + 1) for count in counts]

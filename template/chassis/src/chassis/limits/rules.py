@@ -1,61 +1,87 @@
-"""What is limited, and how the answer says so."""
+"""What is limited, how a use of a limit is counted, and how the answer tells of it.
 
-from dataclasses import dataclass
-from functools import cached_property
+The count is the generic cell rate algorithm. Of each key one number is kept: the time at which its quota is whole
+again. A use moves it on by one interval, and is refused when that would put it further away than the window is long.
+So a quota can be used up in a burst or spread out, and comes back evenly: nobody waits for a window to end.
+"""
+
+from collections.abc import Sequence
 from typing import NamedTuple
 
+from chassis.http.problems import Problem
 from chassis.http.reply import Header
+from chassis.observe.metrics import refused_by_limit
+
+_TOLERANCE = 1e-6
+"""Seconds, for what floating point leaves over."""
 
 
-@dataclass(frozen=True, eq=False)
 class Rule:
-    """At most `quota` requests in `seconds`, in a burst or spread out, for each key that the rule is applied to."""
+    """At most `quota` uses in `seconds`, for each key that the rule is applied to. Equal only to itself."""
 
-    name: str
-    quota: int
-    seconds: int
+    __slots__ = ("interval", "item", "name", "policy", "quota", "seconds")
 
-    @cached_property
-    def interval(self) -> float:
-        """Seconds until one more request is allowed, once the quota is used up."""
-        return self.seconds / self.quota
+    def __init__(self, name: str, quota: int, seconds: int) -> None:
+        self.name = name
+        self.quota = quota
+        self.seconds = seconds
+        self.interval = seconds / quota
+        """Seconds until one more use is allowed, once the quota is used up."""
+        self.policy = f'"{name}";q={quota};w={seconds}'.encode()
+        self.item = f'"{name}";r='.encode()
 
-    @cached_property
-    def policy(self) -> str:
-        return f'"{self.name}";q={self.quota};w={self.seconds}'
-
-
-ADDRESS = Rule("address", 600, 60)
-ACCOUNT = Rule("account", 600, 60)
-TENANT = Rule("tenant", 3000, 60)
-SIGN_IN_ADDRESS = Rule("sign-in-address", 20, 60)
-SIGN_IN_TARGET = Rule("sign-in-target", 10, 60)
+    def count(self, wait: float) -> "Count":
+        """How one more use turns out for a key whose quota is whole again in `wait` seconds."""
+        room = self.seconds - wait
+        uses = int((room + _TOLERANCE) / self.interval)
+        if uses:
+            return Count(self, uses - 1, (uses + 1) * self.interval - room, 0.0)
+        return Count(self, 0, self.interval - room, self.interval - room)
 
 
 class Use(NamedTuple):
-    """One request counted against one key of one rule."""
+    """One request that counts against one key of one rule."""
 
     rule: Rule
-    key: str
+    key: str | int
 
 
 class Count(NamedTuple):
-    """How a use turned out. `free_in` is 0 when it was allowed, else the seconds until it would be."""
+    """How a use turned out."""
 
     rule: Rule
     remaining: int
-    full_in: float
+    more_in: float
+    """Seconds until one more use than those remaining is allowed."""
     free_in: float
+    """0 when the use was allowed, else the seconds until it would be."""
 
 
-def headers_of(counts: list[Count]) -> tuple[Header, ...]:
-    """`RateLimit-Policy` and `RateLimit` as structured fields: draft-ietf-httpapi-ratelimit-headers-10.
+def headers_of(counts: Sequence[Count]) -> tuple[Header, Header]:
+    """`RateLimit-Policy` and `RateLimit`, two structured fields: draft-ietf-httpapi-ratelimit-headers-10.
 
-    `q` is the quota, `w` its window in seconds, `r` what is left of it, `t` the seconds until it is whole again.
+    Of the policy, `q` is the quota and `w` its window in seconds. Of the limit, `r` is what remains of the quota and `t`
+    the seconds until there is more.
     """
-    policy = ", ".join([count.rule.policy for count in counts])
-    limit = ", ".join([f'"{count.rule.name}";r={count.remaining};t={up(count.full_in)}' for count in counts])
-    return (b"ratelimit-policy", policy.encode()), (b"ratelimit", limit.encode())
+    return (
+        (b"ratelimit-policy", b", ".join([count[0].policy for count in counts])),
+        (b"ratelimit", b", ".join([b"%b%d;t=%d" % (count[0].item, count[1], up(count[2])) for count in counts])),
+    )
+
+
+def refusal(counts: Sequence[Count]) -> Problem | None:
+    """The 429 problem when one of the counts is a refusal."""
+    refused = [count for count in counts if count.free_in]
+    if not refused:
+        return None
+    for count in refused:
+        refused_by_limit.labels(count.rule.name).inc()
+    return Problem(
+        429,
+        "rate_limited",
+        "Too many requests. 'Retry-After' says in how many seconds the next one is welcome.",
+        headers=((b"retry-after", b"%d" % up(max(count.free_in for count in refused))),),
+    )
 
 
 def up(seconds: float) -> int:
