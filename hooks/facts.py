@@ -20,7 +20,7 @@ DEPLOY: Final = ("deploy/", ".env.example")
 WORKFLOWS: Final = ".github/workflows/"
 DOCKERFILE: Final = "deploy/Dockerfile"
 
-# A health path, and the port before it if it has an address: http://127.0.0.1:8000/livez, localhost:8000/readyz, /livez.
+# A health path, and the port before it if there is one: http://127.0.0.1:8000/livez, localhost:8000/readyz, /livez.
 _PROBE: Final = (
     r"(?<![\w/.-])(?:(?:https?://)?[\w.\[\]:]+:(?P<ports>[^\s/]*))?"
     r"(?P<path>/(?:[a-z]+z|health\w*|ready|live))(?![\w/.-])"

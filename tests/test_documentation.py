@@ -1,7 +1,8 @@
 """The pages say what is so: every command in them runs, every link leads somewhere, the list of questions is current.
 
-The blocks of `sh` are run, page by page and from the top, by a bash that stops at the first command that fails. Only `make`
-is not obeyed but asked whether it knows how (`--dry-run`): its targets run for real in test_service.py and test_demo.py.
+The blocks of `sh` are run, page by page and from the top, by a bash that stops at the first command that fails. Only
+`make` is not obeyed but asked whether it knows how (`--dry-run`): its targets run for real in test_service.py and
+test_demo.py.
 """
 
 import os

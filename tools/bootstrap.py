@@ -17,7 +17,7 @@ VENV = ROOT / ".venv"
 PYTHON = VENV / "bin" / "python"
 LOG = VENV / "install.log"
 
-OFFLINE = ("NewConnectionError", "name resolution", "Name or service not known", "dns error", "Connection refused")
+OFFLINE = ("NewConnectionError", "from versions: none", "dns error", "Connection refused", "Network is unreachable")
 
 
 class Failed(Exception):

@@ -7,10 +7,11 @@ import socket
 import subprocess
 import sys
 import tempfile
+import warnings
 from pathlib import Path
 
 from copier import run_copy
-from copier.errors import CopierError
+from copier.errors import CopierError, DirtyLocalWarning
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -27,6 +28,7 @@ def demo() -> int:
     try:
         service = folder / "my-service"
         print(f"Rendering a service with default answers into {service} ...", flush=True)
+        warnings.simplefilter("ignore", DirtyLocalWarning)  # what is not committed is taken along, as it should
         run_copy(str(ROOT), service, vcs_ref="HEAD", defaults=True, unsafe=True, quiet=True)
         return run(service)
     finally:
@@ -47,9 +49,9 @@ def run(service: Path) -> int:
     def pass_on(number: int, _frame: object) -> None:
         os.killpg(process.pid, number)
 
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, pass_on)
-    return 0 if process.wait() in (0, -signal.SIGINT, -signal.SIGTERM, 130) else 1
+    return 0 if process.wait() in (0, -signal.SIGINT, -signal.SIGTERM, -signal.SIGHUP, 130) else 1
 
 
 def ports() -> list[int]:

@@ -12,7 +12,7 @@ TARGET = ROOT / "docs" / "questions.md"
 HEAD = """\
 # The questions
 
-Written by `make docs` from `copier.yml`. Answers are kept in `.copier-answers.yml` of the service; `copier update --data
+Written by `make docs` from `copier.yml`. A service keeps its answers in `.copier-answers.yml`; `copier update --data
 NAME=VALUE` changes one, within what [Ownership](ownership.md) says.
 """
 

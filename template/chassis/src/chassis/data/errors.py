@@ -4,7 +4,6 @@ import asyncpg
 
 from chassis.http.problems import Problem, deadline_exceeded, unavailable
 
-STOPPED = (asyncpg.QueryCanceledError, asyncpg.IdleInTransactionSessionTimeoutError)
 CONTENDED = (asyncpg.LockNotAvailableError, asyncpg.DeadlockDetectedError, asyncpg.SerializationError)
 GONE = (
     ConnectionError,
@@ -20,7 +19,7 @@ GONE = (
 
 def problem_of(error: Exception) -> Problem | None:
     """The problem for a failure of the database; None when the error is something else, such as our own mistake."""
-    if isinstance(error, STOPPED):
+    if isinstance(error, asyncpg.QueryCanceledError):
         return deadline_exceeded()
     if isinstance(error, CONTENDED):
         return Problem(
@@ -29,9 +28,14 @@ def problem_of(error: Exception) -> Problem | None:
             "Another request is changing the same thing. Try again shortly.",
             headers=((b"retry-after", b"1"),),
         )
-    if isinstance(error, GONE) and not isinstance(error, ValueError):  # asyncpg's word for a wrong argument is both
+    if isinstance(error, GONE) and not _our_mistake(error):
         return database_unavailable()
     return None
+
+
+def _our_mistake(error: Exception) -> bool:
+    """Whether an InterfaceError is not about the connection: a wrong argument, or two queries at once on one of them."""
+    return isinstance(error, ValueError) or "another operation" in str(error)
 
 
 def database_unavailable() -> Problem:

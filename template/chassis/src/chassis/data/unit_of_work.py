@@ -5,6 +5,7 @@ that begins and names the tenant, the handler's own queries, one that commits.
 """
 
 import asyncio
+from contextlib import suppress
 from time import perf_counter
 from types import TracebackType
 from typing import TYPE_CHECKING, Annotated, Any, Self, TypeVar
@@ -61,22 +62,21 @@ class UnitOfWork:
             await self.rollback()
             raise
         self._connection = None
-        await self._database.release(connection)
+        self._database.release(connection)
 
     async def rollback(self) -> None:
         """Undo, and give the connection back: clean, or closed when the server does not answer in time."""
         connection, self._connection = self._connection, None
         if connection is None:
             return
+        clean = False
         try:
-            async with asyncio.timeout(_ROLLBACK_SECONDS):
-                await connection.execute("ROLLBACK")
-        except BaseException as failure:
-            connection.terminate()
-            if not isinstance(failure, Exception):
-                raise
+            with suppress(Exception):
+                async with asyncio.timeout(_ROLLBACK_SECONDS):
+                    await connection.execute("ROLLBACK")
+                clean = True
         finally:
-            await self._database.release(connection)
+            self._database.release(connection, clean=clean)
 
     async def settle(self, *, commit: bool) -> None:
         """Commit or roll back, unless that has been done."""

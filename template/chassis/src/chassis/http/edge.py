@@ -31,7 +31,7 @@ from chassis.http.problems import (
     unavailable,
     uri_too_long,
 )
-from chassis.http.reply import Header, Reply
+from chassis.http.reply import SECURITY_HEADERS, Header, Reply
 from chassis.http.routing import Routes
 from chassis.identity.principal import Principal
 from chassis.observe.context import current
@@ -45,13 +45,6 @@ if TYPE_CHECKING:
 
 _log = get_logger("chassis.http")
 
-_SECURITY_HEADERS: tuple[Header, ...] = (
-    (b"x-content-type-options", b"nosniff"),
-    (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'"),
-    (b"referrer-policy", b"no-referrer"),
-    (b"cross-origin-resource-policy", b"same-origin"),
-    (b"cache-control", b"no-store"),
-)
 _HSTS: Header = (b"strict-transport-security", b"max-age=31536000; includeSubDomains")
 _ONLY_ONCE = frozenset({b"host", b"authorization", b"content-length", b"content-type", b"idempotency-key", b"if-match"})
 _MOST_HEADERS = 100
@@ -85,7 +78,7 @@ class Edge:
         self._fastapi = fastapi
         self._hosts = frozenset(host.encode() for host in settings.allowed_hosts)
         self._cors = Cors(settings.cors_origins)
-        self._headers = _SECURITY_HEADERS + ((_HSTS,) if settings.deployed else ())
+        self._headers = SECURITY_HEADERS + ((_HSTS,) if settings.deployed else ())
         self._in_flight = 0
         requests_in_flight.set_function(lambda: self._in_flight)
 
@@ -212,6 +205,10 @@ class Edge:
         """What every answer carries."""
         headers: list[Header] = [(b"x-request-id", exchange.request_id.encode()), *self._headers]
         self._cors.add_to(headers, exchange)
+        if b"expect" in exchange.headers and not exchange.has_body:
+            # The client waits to be told to send its body. It never will be, and what it sends next must not be taken
+            # for that body (RFC 9110 section 10.1.1). A body that does come, and that nobody reads, the parser skips.
+            headers.append((b"connection", b"close"))
         return headers
 
 

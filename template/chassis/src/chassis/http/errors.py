@@ -1,36 +1,68 @@
-"""FastAPI's own errors as problems, for the handlers that it calls itself."""
+"""Every exception as a problem: for the edge, and for the handlers that FastAPI itself calls."""
+
+from http import HTTPStatus
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
+from fastapi.routing import APIRoute
+from pydantic import TypeAdapter
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
-from chassis.http.invalid import invalid
+from chassis.data.errors import problem_of as problem_of_database
+from chassis.http.invalid import field_names, invalid
 from chassis.http.problems import Problem, internal
 from chassis.http.reply import Reply
 
+_PLACES = frozenset({"body", "query", "path", "header", "cookie"})
+
+
+def problem_of(error: BaseException) -> Problem | None:
+    """The problem that an exception means; None when it means a mistake of ours."""
+    if isinstance(error, Problem):
+        return error
+    if isinstance(error, HTTPException):
+        headers = tuple((name.lower().encode(), value.encode()) for name, value in (error.headers or {}).items())
+        return Problem(error.status_code, _code(error.status_code), str(error.detail), headers=headers)
+    return problem_of_database(error) if isinstance(error, Exception) else None
+
+
+def _code(status: int) -> str:
+    try:
+        return HTTPStatus(status).name.lower()
+    except ValueError:
+        return "http_error"
+
 
 def install_error_handlers(app: FastAPI) -> None:
-    """Have FastAPI write problems; what is left over reaches the edge."""
+    """Have FastAPI write problems. What it did not expect it raises again, for the edge to log."""
 
     @app.exception_handler(Problem)
-    async def problem(request: Request, error: Problem) -> Response:
-        return _response(request, error)
-
     @app.exception_handler(HTTPException)
-    async def http_exception(request: Request, error: HTTPException) -> Response:
-        headers = tuple((name.lower().encode(), value.encode()) for name, value in (error.headers or {}).items())
-        return _response(request, Problem(error.status_code, "http_error", str(error.detail), headers=headers))
+    @app.exception_handler(Exception)
+    async def problem(request: Request, error: Exception) -> Response:
+        return _response(request, problem_of(error) or internal())
 
     @app.exception_handler(RequestValidationError)
     async def validation(request: Request, error: RequestValidationError) -> Response:
-        return _response(request, invalid(error, "request", frozenset()))
+        return _response(request, invalid(error, "request", _names(request)))
 
-    @app.exception_handler(Exception)
-    async def unhandled(request: Request, _: Exception) -> Response:
-        return _response(request, internal())
+    del problem, validation
 
-    del problem, http_exception, validation, unhandled
+
+def _names(request: Request) -> frozenset[str]:
+    """The names that are ours, of all that a validation error may name."""
+    route = request.scope.get("route")
+    if not isinstance(route, APIRoute):
+        return _PLACES
+    dependants, names = [route.dependant], set(_PLACES)
+    for dependant in dependants:
+        dependants += dependant.dependencies
+        for parameter in (*dependant.path_params, *dependant.query_params, *dependant.header_params):
+            names.add(parameter.alias)
+        for parameter in dependant.body_params:
+            names |= {parameter.alias, *field_names(TypeAdapter(parameter.field_info.annotation))}
+    return frozenset(names)
 
 
 def _response(request: Request, problem: Problem) -> Response:

@@ -8,8 +8,8 @@ from starlette.types import Message, Receive, Scope, Send
 
 from chassis.http import strict_json
 from chassis.http.ids import new_id, trace_of
-from chassis.http.problems import too_large, unsupported_media_type
-from chassis.http.reply import Reply
+from chassis.http.problems import body_incomplete, too_large, unsupported_media_type
+from chassis.http.reply import Reply, check_headers
 from chassis.identity.principal import Principal, check
 from chassis.observe.context import RequestContext
 
@@ -20,11 +20,17 @@ _REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,128}")
 _JSON = re.compile(rb"application/(?:json|[a-z0-9.+-]+\+json)(?:\s*;\s*charset=\"?utf-8\"?)?\s*", re.IGNORECASE)
 
 
+def is_json(content_type: bytes) -> bool:
+    """Whether FastAPI would take a body of this type for JSON."""
+    media_type = content_type.partition(b";")[0].strip().lower()
+    return media_type == b"application/json" or (media_type.startswith(b"application/") and media_type.endswith(b"+json"))
+
+
 class Exchange(RequestContext):
     """What the edge and the handler share about one request."""
 
     __slots__ = (
-        "_body", "_receive", "_replayed", "_send", "edge", "headers", "method", "path",
+        "_body", "_chunks", "_receive", "_replayed", "_send", "edge", "headers", "method", "path",
         "principal", "route", "scope", "status", "transaction",
     )  # fmt: skip
 
@@ -42,6 +48,7 @@ class Exchange(RequestContext):
         self.principal: Principal | None = None
         self.transaction: Any = None
         self._body: bytes | None = None
+        self._chunks: list[bytes] | None = None
         self._replayed = False
         requested = self.headers.get(b"x-request-id")
         trace_id = trace_of(self.headers.get(b"traceparent"))
@@ -62,35 +69,34 @@ class Exchange(RequestContext):
         """The whole body; a 413 problem as soon as it is known to pass the limit."""
         if self._body is None:
             limit = self.edge.settings.max_body_bytes
-            declared = self.headers.get(b"content-length")
-            if declared is not None and int(declared) > limit:
+            if int(self.headers.get(b"content-length", b"0")) > limit:
                 raise too_large(limit)
-            message = await self._receive()
-            body: bytes = message.get("body", b"")
-            if message.get("more_body") or len(body) > limit:
-                body = await self._rest(body, limit)
-            self._body = body
+            # Kept while it grows: whoever reads may be cancelled, and another may go on.
+            chunks = self._chunks = self._chunks or []
+            size = sum(map(len, chunks))
+            while True:
+                message = await self._receive()
+                if message["type"] == "http.disconnect":
+                    raise body_incomplete()
+                chunk: bytes = message.get("body", b"")
+                chunks.append(chunk)
+                size += len(chunk)
+                if size > limit:
+                    raise too_large(limit)
+                if not message.get("more_body"):
+                    break
+            self._body = b"".join(chunks)
         return self._body
 
     @property
-    def _unread(self) -> bool:
-        """Whether the client may still be sending: then the connection cannot serve another request."""
-        declared = self.headers.get(b"content-length", b"0")
-        return self._body is None and (declared != b"0" or b"transfer-encoding" in self.headers)
+    def has_body(self) -> bool:
+        """Whether the whole body was read."""
+        return self._body is not None
 
-    async def _rest(self, first: bytes, limit: int) -> bytes:
-        chunks, size, more = [first], len(first), True
-        while more:
-            if size > limit:
-                raise too_large(limit)
-            message = await self._receive()
-            chunk = message.get("body", b"")
-            chunks.append(chunk)
-            size += len(chunk)
-            more = message.get("more_body", False)
-        if size > limit:
-            raise too_large(limit)
-        return b"".join(chunks)
+    @property
+    def waits_for_body(self) -> bool:
+        """Whether somebody asked for the body, and it is not there yet."""
+        return self._chunks is not None and self._body is None
 
     async def json(self) -> bytes:
         """The body, which is one strict JSON text: 415 or 400 otherwise."""
@@ -109,28 +115,28 @@ class Exchange(RequestContext):
         """`receive` for FastAPI's own handlers: the body that the edge has read and measured."""
         if self._replayed:
             return await self._receive()
+        body = await self.body()
         self._replayed = True
-        return {"type": "http.request", "body": await self.body(), "more_body": False}
+        return {"type": "http.request", "body": body, "more_body": False}
 
     async def write(self, reply: Reply) -> None:
         """Write a whole answer."""
         self.status = reply.status
         headers = [*self.edge.headers_of(self), *reply.headers]
-        if reply.status != 204:
+        if reply.status not in (204, 304):
             headers.append((b"content-type", reply.media_type))
             headers.append((b"content-length", str(len(reply.body)).encode()))
-        if self._unread:
-            headers.append((b"connection", b"close"))
         await self._send({"type": "http.response.start", "status": reply.status, "headers": headers})
         await self._send({"type": "http.response.body", "body": b"" if self.method == "HEAD" else reply.body})
 
     async def forward(self, message: Message) -> None:
         """`send` for handlers that write themselves: settles the transaction first, then adds our headers."""
         if message["type"] == "http.response.start":
+            theirs = list(message.get("headers", ()))
+            check_headers(theirs)
             if self.transaction is not None:
                 await self.transaction.settle(commit=message["status"] < 400)
             self.status = message["status"]
-            theirs = list(message.get("headers", ()))
             names = {name for name, _ in theirs}
             ours = [header for header in self.edge.headers_of(self) if header[0] not in names]
             message = {**message, "headers": [*ours, *theirs]}

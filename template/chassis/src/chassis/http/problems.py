@@ -4,13 +4,13 @@ A problem says what the client did and what to do about it. It never carries wha
 of the inside: no stack trace, no SQL, no path.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from http import HTTPStatus
 from typing import Any
 
 import orjson
 
-from chassis.http.reply import Header, Reply
+from chassis.http.reply import Header, Reply, check_headers
 
 MEDIA_TYPE = b"application/problem+json"
 
@@ -19,6 +19,7 @@ class Problem(Exception):
     """An answer other than success. Raise it anywhere below the edge; the edge writes it.
 
     `code` is the stable name that a client's program may branch on; `detail` is for the person reading.
+    Raises ValueError for a status or a header that HTTP does not allow here.
     """
 
     def __init__(
@@ -30,6 +31,9 @@ class Problem(Exception):
         errors: Sequence[dict[str, Any]] = (),
         headers: Sequence[Header] = (),
     ) -> None:
+        if not 400 <= status <= 599:
+            raise ValueError(f"{status} is not the status of an error")
+        check_headers(headers)
         super().__init__(code)
         self.status = status
         self.code = code
@@ -41,7 +45,7 @@ class Problem(Exception):
         """The problem as an answer that carries `request_id`, so that a person can quote it to support."""
         members: dict[str, Any] = {
             "type": "about:blank",
-            "title": HTTPStatus(self.status).phrase,
+            "title": title_of(self.status),
             "status": self.status,
             "code": self.code,
             "detail": self.detail,
@@ -50,6 +54,14 @@ class Problem(Exception):
         if self.errors:
             members["errors"] = self.errors
         return Reply(self.status, orjson.dumps(members), MEDIA_TYPE, tuple(self.headers))
+
+
+def title_of(status: int) -> str:
+    """The phrase for a status; for one that has no name, that of its class."""
+    try:
+        return HTTPStatus(status).phrase
+    except ValueError:
+        return HTTPStatus(status // 100 * 100).phrase
 
 
 def bad_request(code: str, detail: str) -> Problem:
@@ -74,8 +86,14 @@ def not_found() -> Problem:
     return Problem(404, "not_found", "There is nothing here, or nothing that you may see.")
 
 
-def method_not_allowed(allowed: Sequence[str]) -> Problem:
-    allow = ", ".join(sorted(allowed))
+def allowed(methods: Iterable[str]) -> str:
+    """The value of an Allow header: what is declared, and what that brings along."""
+    declared = set(methods)
+    return ", ".join(sorted(declared | {"OPTIONS"} | ({"HEAD"} if "GET" in declared else set())))
+
+
+def method_not_allowed(methods: Iterable[str]) -> Problem:
+    allow = allowed(methods)
     return Problem(
         405,
         "method_not_allowed",
@@ -92,6 +110,10 @@ def unsupported_media_type() -> Problem:
     return Problem(415, "unsupported_media_type", "Send 'Content-Type: application/json', encoded as UTF-8.")
 
 
+def uri_too_long(limit: int) -> Problem:
+    return Problem(414, "uri_too_long", f"The address may have at most {limit} bytes.")
+
+
 def headers_too_large(limit: int) -> Problem:
     return Problem(431, "headers_too_large", f"The headers may have at most {limit} bytes together.")
 
@@ -102,6 +124,14 @@ def internal() -> Problem:
 
 def unavailable(code: str, detail: str, retry_after_seconds: int = 1) -> Problem:
     return Problem(503, code, detail, headers=((b"retry-after", str(retry_after_seconds).encode()),))
+
+
+def body_timeout() -> Problem:
+    return Problem(408, "body_timeout", "The body did not arrive in time.")
+
+
+def body_incomplete() -> Problem:
+    return bad_request("body_incomplete", "The connection ended before the body did.")
 
 
 def deadline_exceeded() -> Problem:

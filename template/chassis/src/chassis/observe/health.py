@@ -16,6 +16,9 @@ from chassis.observe.logs import get_logger
 _log = get_logger("chassis.health")
 _READY_SECONDS = 1.5
 
+PROBES = frozenset({"/livez", "/readyz"})
+"""Asked every few seconds, by address, for ever: in whatever host name, and not worth a line in the log."""
+
 router = APIRouter(dependencies=[public], include_in_schema=False)
 
 

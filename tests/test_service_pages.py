@@ -1,0 +1,86 @@
+"""The pages of a rendered service, followed to the letter: the first request, a module of one's own, no examples."""
+
+import os
+import re
+import signal
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from copier import run_copy
+from pythons import NEWEST, python
+from test_demo import free_port, wait_for
+from test_documentation import blocks
+from test_service import run
+
+
+@pytest.fixture(scope="module")
+def service(template: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("pages") / "my-service"
+    run_copy(str(template), folder, defaults=True, unsafe=True, quiet=True)
+    run(folder, "uv", "sync", "--quiet", "--python", str(python(NEWEST)))
+    return folder
+
+
+@pytest.fixture
+def running(service: Path, tmp_path: Path) -> Iterator[int]:
+    """The port on which `make dev` serves."""
+    port = free_port()
+    log = tmp_path / "log"
+    environment = {name: value for name, value in os.environ.items() if name not in ("VIRTUAL_ENV", "MAKEFLAGS")}
+    environment |= {"PORT": str(port), "UV_PYTHON": str(service / ".venv" / "bin" / "python")}
+    with log.open("w") as output:
+        server = subprocess.Popen(
+            ["make", "dev"], cwd=service, env=environment, stdout=output, stderr=output, process_group=0
+        )
+    try:
+        wait_for("Ctrl-C stops all of it", log, server)
+        yield port
+    finally:
+        os.killpg(server.pid, signal.SIGINT)
+        server.wait(timeout=60)
+
+
+def test_the_readme_takes_one_to_the_first_request(service: Path, running: int):
+    start, requests = blocks(service / "README.md", "sh")
+    assert start == "make dev\n"
+    answers = [
+        run(service, "bash", "-euc", command.replace(":8000", f":{running}"))
+        for command in [*requests.split("\n\n"), requests.split("\n\n")[0]]
+    ]
+    assert '"reference":"A-1"' in answers[0]
+    assert answers[1].count('"reference":"A-1"') == 1
+    assert answers[2].splitlines()[-1] == answers[0].splitlines()[-1], "the same key, the same answer"
+
+
+@pytest.mark.parametrize("page", ["data.md", "production.md"])
+def test_the_commands_of_a_page_run(page: str, service: Path):
+    for block in blocks(service / "docs" / page, "sh"):
+        run(service, "bash", "-euc", block)
+
+
+def test_the_server_imports_nothing_that_only_migrations_need(service: Path):
+    code = "import my_service.main, sys; print(sorted({'alembic', 'psycopg', 'sqlalchemy'} & set(sys.modules)))"
+    assert run(service, ".venv/bin/python", "-c", code) == "[]\n"
+
+
+def test_the_service_is_green_without_the_examples_and_with_a_module_by_the_page(service: Path):
+    page = service / "docs" / "modules.md"
+    (remove,) = blocks(page, "sh")
+    run(service, "bash", "-euc", remove)
+    main = service / "src" / "my_service" / "main.py"
+    assert "modules=[])" in main.read_text()
+    run(service, "make", "check")
+    run(service, "make", "test")
+
+    text = page.read_text(encoding="utf-8")
+    files = re.findall(r"`(\S+\.py)`(?:(?!```).)*?```python\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
+    assert len(files) == 4
+    for name, content in files:
+        (service / name).parent.mkdir(exist_ok=True)
+        (service / name).write_text(content, encoding="utf-8")
+    listed = main.read_text().replace("from .settings", "from . import notes\nfrom .settings")
+    main.write_text(listed.replace("modules=[]", "modules=[notes.module]"))
+    run(service, "make", "check")
+    run(service, "make", "test")
