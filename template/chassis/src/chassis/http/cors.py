@@ -11,9 +11,12 @@ if TYPE_CHECKING:
 
 _PREFLIGHT: tuple[Header, ...] = (
     (b"access-control-allow-methods", b"GET, POST, PUT, PATCH, DELETE"),
-    (b"access-control-allow-headers", b"authorization, content-type, idempotency-key, if-match, x-request-id, traceparent"),
+    (
+        b"access-control-allow-headers",
+        b"authorization, content-type, idempotency-key, if-match, traceparent, x-request-id",
+    ),
     (b"access-control-max-age", b"600"),
-)  # fmt: skip
+)
 _EXPOSED: Header = (b"access-control-expose-headers", b"etag, location, retry-after, x-request-id")
 
 

@@ -11,14 +11,18 @@ answer is serialised before the commit and written after it.
 """
 
 import inspect
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Set
 from dataclasses import dataclass
-from typing import Annotated, Any, get_args, get_origin
+from types import UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 from urllib.parse import parse_qsl
 
-from fastapi import Request, Response, params
+from fastapi import Request, Response
+from fastapi.datastructures import DefaultPlaceholder
+from fastapi.dependencies.models import Dependant
 from fastapi.routing import APIRoute, RouteContext
-from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError, create_model
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, create_model
+from pydantic.fields import FieldInfo
 
 from chassis.data.unit_of_work import transaction
 from chassis.http.exchange import Exchange
@@ -30,7 +34,7 @@ from chassis.http.reply import Reply
 from chassis.identity.principal import Require, anybody
 
 _BODY, _PRINCIPAL, _TRANSACTION, _REQUEST, _NOTHING = ":body", ":principal", ":transaction", ":request", ":nothing"
-"""Slots of what is no parameter of the path or query; a colon keeps them apart from those."""
+"""Slots of what is no parameter of the path, the query or a header; a colon keeps them apart from those."""
 
 Values = dict[str, Any]
 
@@ -52,31 +56,40 @@ class _NotCompilable(Exception):
 
 
 class _Signature:
-    """What a handler and everything it depends on ask for together."""
+    """What a handler and everything it depends on ask for together, read beside FastAPI's own reading of it."""
 
-    def __init__(self, path_names: list[str]) -> None:
-        self.path_names = path_names
+    def __init__(self, dependant: Dependant, function: Callable[..., Any]) -> None:
         self.permission: str | None = None
         self.transaction = False
         self.idempotent = False
         self.body: Any = None
-        self.scalars: dict[str, tuple[Any, Any]] = {}
+        self.path_names: list[str] = []
+        self.query_names: list[str] = []
+        self.header_names: list[str] = []
+        self.scalars: dict[str, tuple[str, Any, Any]] = {}
+        """Name for the client to slot, annotation and default."""
         self.calls: list[Call] = []
+        for dependency in dependant.dependencies:
+            if dependency.name is None:  # of the route, not of a parameter
+                self._depend(dependency)
+        self._call(function, dependant, "")
 
-    def call(self, function: Callable[..., Any], slot: str) -> None:
+    def _call(self, function: Callable[..., Any], dependant: Dependant, slot: str) -> None:
         """Add `function`, after what it depends on."""
         if not inspect.iscoroutinefunction(function):
             raise _NotCompilable
+        dependencies = {dependency.name: dependency for dependency in dependant.dependencies}
         arguments: list[tuple[str, str]] = []
         for parameter in inspect.signature(function, eval_str=True).parameters.values():
-            source = self._source(parameter)
+            dependency = dependencies.get(parameter.name)
+            source = self._value(parameter, dependant) if dependency is None else self._depend(dependency)
             if source is not None:
                 arguments.append((parameter.name, source))
         self.calls.append(Call(function, tuple(arguments), slot))
 
-    def depend(self, marker: params.Depends) -> str | None:
+    def _depend(self, dependant: Dependant) -> str | None:
         """The slot of a dependency's value; None when it has none."""
-        function = marker.dependency
+        function = dependant.call
         if isinstance(function, Require):
             if self.permission not in (None, function.permission):
                 raise _NotCompilable
@@ -90,56 +103,63 @@ class _Signature:
         if function is documented:
             self.idempotent = True
             return _NOTHING
-        if function is None:
+        if function is None or dependant.own_oauth_scopes or not dependant.use_cache:
             raise _NotCompilable
         slot = f":{id(function)}"
         if all(call.slot != slot for call in self.calls):
-            self.call(function, slot)
+            self._call(function, dependant, slot)
         return slot
 
-    def _source(self, parameter: inspect.Parameter) -> str | None:
-        annotation, default = parameter.annotation, parameter.default
-        extras = annotation.__metadata__ if get_origin(annotation) is Annotated else ()
-        kind = get_args(annotation)[0] if extras else annotation
-        markers = [extra for extra in extras if isinstance(extra, params.Depends)]
-        if markers:
-            return self.depend(markers[0])
-        if parameter.kind is inspect.Parameter.VAR_KEYWORD or isinstance(default, params.Depends):
-            raise _NotCompilable
-        if kind is Request:
+    def _value(self, parameter: inspect.Parameter, dependant: Dependant) -> str:
+        """The slot of what comes from the request itself."""
+        name, annotation, default = parameter.name, parameter.annotation, parameter.default
+        if name == dependant.request_param_name:
             return _REQUEST
-        if inspect.isclass(kind) and issubclass(kind, BaseModel) and not extras and default is parameter.empty:
-            if self.body is not None:
+        required = default is parameter.empty
+        if name in _names(dependant.body_params):
+            if self.body is not None or not required or not _is_model(annotation):
                 raise _NotCompilable
-            self.body = kind
+            self.body = annotation
             return _BODY
-        if not _is_scalar(kind) or any(isinstance(e, params.Body | params.Cookie) for e in extras):
-            raise _NotCompilable
-        return self._scalar(parameter.name, annotation, ... if default is parameter.empty else default, extras)
+        for fields, names in (
+            (dependant.path_params, self.path_names),
+            (dependant.query_params, self.query_names),
+            (dependant.header_params, self.header_names),
+        ):
+            if name in _names(fields) and not isinstance(default, FieldInfo) and _is_scalar(annotation):
+                key = name if names is not self.header_names else name.replace("_", "-")
+                if key in self.scalars or not any(field.alias == key for field in fields):
+                    raise _NotCompilable
+                names.append(key)
+                slot = f"p{len(self.scalars)}"
+                self.scalars[key] = (slot, annotation, ... if required else default)
+                return slot
+        raise _NotCompilable
 
-    def _scalar(self, name: str, annotation: Any, default: Any, extras: tuple[Any, ...]) -> str:
-        header = next((extra for extra in extras if isinstance(extra, params.Header)), None)
-        key = f"header:{name.replace('_', '-')}" if header else name
-        if any(getattr(extra, "alias", None) for extra in extras) or key in self.scalars:
-            raise _NotCompilable
-        self.scalars[key] = (annotation, default)
-        return key
+
+def _names(fields: Iterable[Any]) -> set[str]:
+    return {field.name for field in fields}
+
+
+def _is_model(annotation: Any) -> bool:
+    return inspect.isclass(annotation) and issubclass(annotation, BaseModel)
 
 
 def _is_scalar(kind: Any) -> bool:
-    """Whether FastAPI, too, takes this type from the path, the query or a header."""
-    if get_origin(kind) is not None:
-        origin = get_origin(kind)
-        return origin not in (list, dict, set, tuple) and all(
-            _is_scalar(arg) for arg in get_args(kind) if inspect.isclass(arg)
+    """Whether this is read from one text, not from several parameters together or from one that repeats."""
+    if get_origin(kind) is Annotated:
+        return _is_scalar(get_args(kind)[0])
+    if (origin := get_origin(kind)) is not None:
+        return origin in (Literal, Union, UnionType) and all(
+            _is_scalar(arg) for arg in get_args(kind) if origin is not Literal
         )
-    return not (inspect.isclass(kind) and issubclass(kind, BaseModel | dict | list | set | tuple | Response))
+    return not (inspect.isclass(kind) and issubclass(kind, BaseModel | Mapping | Set | list | tuple))
 
 
 class Endpoint:
     """A compiled handler."""
 
-    def __init__(self, context: RouteContext, signature: _Signature, returns: Any) -> None:
+    def __init__(self, context: RouteContext, signature: _Signature) -> None:
         self.route: str = context.path or ""
         self._status: int = context.status_code or 200
         self._path_names = signature.path_names
@@ -149,13 +169,14 @@ class Endpoint:
         self._calls = signature.calls[:-1]
         self._handler = signature.calls[-1]
         self._scalars = _adapter_of_scalars(signature.scalars)
-        self._has_query = any(name not in self._path_names and ":" not in name for name in signature.scalars)
-        self._headers = [(name, name[7:].encode()) for name in signature.scalars if name.startswith("header:")]
+        self._query_names = frozenset(signature.query_names)
+        self._headers = [(name, name.encode()) for name in signature.header_names]
         self._body: TypeAdapter[Any] | None = None if signature.body is None else TypeAdapter(signature.body)
         self._body_fields = field_names(self._body)
         self._request = any(source == _REQUEST for call in signature.calls for _, source in call.arguments)
+        self._has_content = self._status not in (204, 205, 304)
         # The serializer itself: TypeAdapter.dump_json would be one more call.
-        self._to_json = None if returns in (None, inspect.Signature.empty) else TypeAdapter(returns).serializer.to_json
+        self._to_json = TypeAdapter(context.response_model).serializer.to_json
 
     async def __call__(self, exchange: Exchange, path_values: list[str]) -> Reply | Response:
         exchange.route = self.route
@@ -192,7 +213,9 @@ class Endpoint:
             for call in self._calls:
                 values[call.slot] = await call(values)
             reply = self._reply(await self._handler(values))
-            if once is not None:
+            if isinstance(reply, Response) and reply.status_code >= 400:
+                await db.rollback()
+            elif once is not None:
                 await once.commit(db, reply)
             else:
                 await db.commit()
@@ -203,8 +226,9 @@ class Endpoint:
 
     def _read_scalars(self, exchange: Exchange, path_values: list[str], values: Values) -> None:
         given: dict[str, Any] = dict(zip(self._path_names, path_values, strict=True))
-        if self._has_query and exchange.scope["query_string"]:
-            given = _query(exchange.scope["query_string"]) | given
+        if self._query_names and exchange.scope["query_string"]:
+            query = _query(exchange.scope["query_string"])
+            given |= {name: value for name, value in query.items() if name in self._query_names}
         for key, name in self._headers:
             if (value := exchange.headers.get(name)) is not None:
                 given[key] = value.decode("latin-1")
@@ -216,7 +240,7 @@ class Endpoint:
     def _reply(self, result: Any) -> Reply | Response:
         if isinstance(result, Response):
             return result
-        if self._to_json is None:
+        if not self._has_content:
             return Reply(self._status)
         headers = ((b"etag", result.etag),) if isinstance(result, Versioned) else ()
         return Reply(self._status, self._to_json(result, by_alias=True, warnings="error"), headers=headers)
@@ -239,42 +263,44 @@ def _query(query_string: bytes) -> dict[str, str]:
     return given
 
 
-def _adapter_of_scalars(scalars: dict[str, tuple[Any, Any]]) -> TypeAdapter[Any] | None:
+def _adapter_of_scalars(scalars: dict[str, tuple[str, Any, Any]]) -> TypeAdapter[Any] | None:
     if not scalars:
         return None
-    fields: dict[str, Any] = dict(scalars)
+    fields: dict[str, Any] = {
+        slot: (Annotated[annotation, Field(validation_alias=name)], default)
+        for name, (slot, annotation, default) in scalars.items()
+    }
     return TypeAdapter(create_model("Parameters", __config__=ConfigDict(arbitrary_types_allowed=True), **fields))
 
 
 def compiled(context: RouteContext) -> Endpoint | None:
     """The route's handler compiled, or None when its signature is one that only FastAPI understands."""
     function = context.endpoint
-    path = context.path or ""
-    if function is None or not isinstance(context.original_route, APIRoute) or _customised(context):
+    if function is None or type(context.original_route) is not APIRoute or _customised(context):
         return None
-    segments = path[1:].split("/")
-    path_names = [segment[1:-1] for segment in segments if segment.startswith("{")]
-    signature = _Signature(path_names)
     try:
-        for dependency in context.dependencies:
-            signature.depend(dependency)
-        signature.call(function, "")
+        signature = _Signature(context.dependant, function)
     except _NotCompilable:
         return None
-    if not set(path_names) <= signature.scalars.keys():
+    path_names = [segment[1:-1] for segment in (context.path or "").split("/") if segment.startswith("{")]
+    if sorted(path_names) != sorted(signature.path_names):
         return None
-    returns = inspect.signature(function, eval_str=True).return_annotation
-    return Endpoint(context, signature, returns)
+    signature.path_names = path_names
+    return Endpoint(context, signature)
 
 
 def _customised(context: RouteContext) -> bool:
     """Whether the route asks FastAPI to treat its answer specially."""
     returns = inspect.signature(context.endpoint, eval_str=True).return_annotation  # pyright: ignore[reportArgumentType]  # checked by the caller
     return bool(
-        context.response_model is not (None if returns in (None, inspect.Signature.empty) else returns)
+        returns is inspect.Signature.empty
+        or context.response_model != returns
         or context.response_model_include
         or context.response_model_exclude
         or context.response_model_exclude_unset
         or context.response_model_exclude_defaults
         or context.response_model_exclude_none
+        or not context.response_model_by_alias
+        or not isinstance(context.response_class, DefaultPlaceholder)
+        or context.max_body_size
     )

@@ -61,7 +61,8 @@ def _names(request: Request) -> frozenset[str]:
         for parameter in (*dependant.path_params, *dependant.query_params, *dependant.header_params):
             names.add(parameter.alias)
         for parameter in dependant.body_params:
-            names |= {parameter.alias, *field_names(TypeAdapter(parameter.field_info.annotation))}
+            body: TypeAdapter[object] = TypeAdapter(parameter.field_info.annotation or object)
+            names |= {parameter.alias, *field_names(body)}
     return frozenset(names)
 
 

@@ -23,7 +23,7 @@ _JSON = re.compile(rb"application/(?:json|[a-z0-9.+-]+\+json)(?:\s*;\s*charset=\
 def is_json(content_type: bytes) -> bool:
     """Whether FastAPI would take a body of this type for JSON."""
     media_type = content_type.partition(b";")[0].strip().lower()
-    return media_type == b"application/json" or (media_type.startswith(b"application/") and media_type.endswith(b"+json"))
+    return media_type.startswith(b"application/") and media_type.endswith((b"/json", b"+json"))
 
 
 class Exchange(RequestContext):
