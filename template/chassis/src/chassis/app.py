@@ -128,9 +128,11 @@ def _dependencies(dependant: Dependant) -> Iterator[object]:
 async def _lifespan(service: FastAPI) -> AsyncGenerator[None]:
     assert isinstance(service, Service)
     await service.database.open()
+    await service.edge.limiter.open()
     try:
         yield
     finally:
+        await service.edge.limiter.close()
         await service.database.close(_CLOSE_SECONDS)
 
 

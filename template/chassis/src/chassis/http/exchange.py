@@ -11,6 +11,7 @@ from chassis.http.ids import new_id, trace_of
 from chassis.http.problems import body_incomplete, too_large, unsupported_media_type
 from chassis.http.reply import Reply, check_headers
 from chassis.identity.principal import Principal, check
+from chassis.limits.rules import Count, Use, refusal
 from chassis.observe.context import RequestContext
 
 if TYPE_CHECKING:
@@ -30,8 +31,8 @@ class Exchange(RequestContext):
     """What the edge and the handler share about one request."""
 
     __slots__ = (
-        "_body", "_chunks", "_receive", "_replayed", "_send", "edge", "headers", "method", "path",
-        "principal", "route", "scope", "status", "transaction",
+        "_body", "_chunks", "_receive", "_replayed", "_send", "_unshared", "address", "counts", "edge", "headers", "method",
+        "path", "principal", "route", "scope", "status", "transaction",
     )  # fmt: skip
 
     def __init__(self, edge: "Edge", scope: Scope, receive: Receive, send: Send) -> None:
@@ -47,6 +48,11 @@ class Exchange(RequestContext):
         self.status = 0
         self.principal: Principal | None = None
         self.transaction: Any = None
+        self.address = ""
+        """What the client's limits count by: see ClientAddresses."""
+        self.counts: list[Count] = []
+        """How the uses of limits turned out, which the answer tells."""
+        self._unshared: list[Use] = []
         self._body: bytes | None = None
         self._chunks: list[bytes] | None = None
         self._replayed = False
@@ -58,12 +64,35 @@ class Exchange(RequestContext):
 
     async def authorised(self, permission: str) -> Principal:
         """The caller, if it has `permission`; the 401 or 403 problem otherwise."""
-        if self.principal is None:
-            self.principal = principal = await self.edge.authenticate(self)
-            if principal is not None:
-                self.tenant_id = principal.tenant_id
-                self.subject = principal.subject
         return check(self.principal, permission)
+
+    def count(self, *uses: Use) -> None:
+        """Count uses of limits in this process. Raises the 429 problem when one of them is not allowed."""
+        limiter = self.edge.limiter
+        counts = limiter.here.take(uses)
+        self.counts += counts
+        if problem := refusal(counts):
+            raise problem
+        if limiter.shared is not None:
+            self._unshared += uses
+
+    async def limit(self, *uses: Use) -> None:
+        """Count uses of limits, and all that were counted in this process alone so far, for all replicas together.
+
+        Raises the 429 problem when one of them is not allowed. Await it before anything costly: it is one round trip to
+        the shared store, and none without one or when there is nothing to count.
+        """
+        if uses:
+            self.count(*uses)
+        shared = self.edge.limiter.shared
+        if shared is None or not self._unshared:
+            return
+        pending, self._unshared = self._unshared, []
+        counts = await shared.take(pending)
+        if counts is not None:
+            self.counts[-len(counts) :] = counts
+            if problem := refusal(counts):
+                raise problem
 
     async def body(self) -> bytes:
         """The whole body; a 413 problem as soon as it is known to pass the limit."""

