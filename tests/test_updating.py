@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 from conftest import ROOT, tree
-from copier.errors import TaskError
+from copier import run_update
+from copier.errors import TaskError, UnsafeTemplateError
 from updating_support import NEW, OLD, commit, copy, git, make_releases, replace, update, write
 
 OURS = ".copier-answers.yml", ".github/workflows/", ".python-version", "chassis/", "deploy/"
@@ -119,6 +120,14 @@ def test_what_they_deleted_of_the_templates_stays_deleted(service: Path):
     commit(service, "We lint with something else")
     update(service)
     assert not (service / "chassis/ruff.toml").exists()
+
+
+@pytest.mark.parametrize("skip_tasks", [False, True])
+def test_an_update_has_to_be_trusted(service: Path, skip_tasks: bool):
+    """Copier asks for trust whatever is skipped, as the check of an update is a migration to it: README.md says so."""
+    with pytest.raises(UnsafeTemplateError):
+        run_update(service, vcs_ref=NEW, defaults=True, overwrite=True, quiet=True, skip_tasks=skip_tasks)
+    assert not git(service, "status", "--porcelain")
 
 
 def test_an_edit_of_the_templates_own_files_is_merged_where_that_can_be(service: Path):

@@ -52,7 +52,7 @@ def revisions() -> dict[str, frozenset[str]]:
 
 def _read(file: Path) -> tuple[str, frozenset[str]]:
     values: dict[str, Any] = {}
-    for statement in ast.parse(file.read_text()).body:
+    for statement in ast.parse(file.read_text(), str(file)).body:
         match statement:
             case (
                 ast.Assign(targets=[ast.Name(id=name)], value=value)

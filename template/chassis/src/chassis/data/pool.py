@@ -85,13 +85,28 @@ class Database:
             await self._wait()
         else:
             await self._free.acquire()
+        connection = self._rested()
+        if connection is not None:
+            return connection
+        # To be cancelled in the middle of a handshake is what asyncpg cannot do cleanly: so nobody's end ends it.
+        connecting = asyncio.create_task(self._connect())
         try:
-            return self._rested() or await self._connect()
+            return await asyncio.shield(connecting)
+        except asyncio.CancelledError:
+            connecting.add_done_callback(self._keep)
+            raise
         except BaseException as error:
             self._free.release()
             if isinstance(error, OSError):  # refused, unreachable, unknown host or timed out: all before any SQL
                 raise database_unavailable() from error
             raise
+
+    def _keep(self, connecting: "asyncio.Task[Connection]") -> None:
+        """Have the next one use the connection that was made for someone who is gone."""
+        if connecting.cancelled() or connecting.exception() is not None:
+            self._free.release()
+        else:
+            self.release(connecting.result())
 
     def release(self, connection: "Connection", *, clean: bool = True) -> None:
         """Give a connection back; one that is not known to be between transactions is closed instead."""
@@ -114,8 +129,15 @@ class Database:
         return None
 
     async def _connect(self) -> "Connection":
+        connection = await self.connect()
+        self._connections.add(connection)
+        await _speak_json(connection)
+        return connection
+
+    async def connect(self) -> "Connection":
+        """A connection of the caller's own, beside the pool: close it."""
         settings = self._settings
-        connection = await asyncpg.connect(
+        return await asyncpg.connect(
             settings.database_url.get_secret_value() if settings.database_url else None,
             timeout=_CONNECT_SECONDS,
             server_settings={
@@ -126,9 +148,6 @@ class Database:
                 "idle_in_transaction_session_timeout": _milliseconds(settings.idle_transaction_timeout_seconds),
             },
         )
-        self._connections.add(connection)
-        await _speak_json(connection)
-        return connection
 
     async def _wait(self) -> None:
         with pool_wait.time():

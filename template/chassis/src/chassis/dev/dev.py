@@ -41,7 +41,6 @@ def develop(service: Service, settings: Settings) -> int:
     """Run the service for development until Ctrl-C. Raises Failure."""
     if settings.deployed:
         raise Failure(f"APP_ENVIRONMENT is {settings.environment}, and `chassis dev` is for development")
-    state_folder().mkdir(exist_ok=True)
     with _stopping_on_signals(), _only_one(), ExitStack() as running:
         try:
             stop_child()  # of a run that was killed
@@ -120,7 +119,12 @@ def _refuse_busy_ports(settings: Settings) -> None:
 @contextmanager
 def _only_one() -> Generator[None]:
     """Hold the lock of this checkout's development run, and note who holds it."""
-    with (state_folder() / "dev.pid").open("a+") as file:
+    try:
+        state_folder().mkdir(exist_ok=True)
+        held = (state_folder() / "dev.pid").open("a+")
+    except OSError as error:
+        raise Failure(f"cannot write to {state_folder()}: {error.strerror}") from None
+    with held as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

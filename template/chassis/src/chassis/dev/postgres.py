@@ -18,7 +18,7 @@ from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 
-from chassis.dev.processes import free_port, runs
+from chassis.dev.processes import command_line, free_port, runs
 from chassis.dev.unprivileged import Unprivileged, unprivileged
 from chassis.failure import Failure
 
@@ -27,9 +27,16 @@ POSTGRES_MAJOR = 18
 
 SUPERUSER = "postgres"
 
+_START_SECONDS = 60.0
 _STOP_SECONDS = 20.0
 # No crash safety for databases that are thrown away: half the time of a test goes into fsync otherwise.
-_THROWAWAY = "-F -c synchronous_commit=off -c full_page_writes=off -c autovacuum=off -c max_connections=200"
+_THROWAWAY = (
+    *("-c", "fsync=off"),
+    *("-c", "synchronous_commit=off"),
+    *("-c", "full_page_writes=off"),
+    *("-c", "autovacuum=off"),
+    *("-c", "max_connections=200"),
+)
 
 
 class PostgresFailed(Failure):
@@ -131,21 +138,30 @@ class Postgres:
             if self._launched(runner, port):
                 (self.directory / "port").write_text(f"{port}\n")
                 return
-        reason = _last_line(self.log.read_text(errors="replace") if self.log.exists() else "")
-        raise PostgresFailed(f"PostgreSQL did not start: {reason or 'no reason given'} (log: {self.log})")
+        raise PostgresFailed(f"PostgreSQL did not start: {self._reason()} (log: {self.log})")
 
     def _launched(self, runner: Unprivileged, port: int) -> bool:
-        options = f"-p {port} -c listen_addresses=127.0.0.1 -c unix_socket_directories=''"
-        if not self._durable:
-            options = f"{options} {_THROWAWAY}"
-        self.log.unlink(missing_ok=True)
-        # fmt: off
+        # pg_ctl would pass the folder through a shell, which a quote or a dollar in its name breaks.
         command = [
-            binaries() / "pg_ctl", "start", "--pgdata", self._data, "--wait", "--timeout=60", "--silent",
-            "--log", self.log, "--options", options,
+            binaries() / "postgres",
+            *("-D", self._data),
+            *("-p", str(port)),
+            *("-c", "listen_addresses=127.0.0.1"),
+            *("-c", "unix_socket_directories="),
+            *(() if self._durable else _THROWAWAY),
         ]
-        # fmt: on
-        return runner.run(command).returncode == 0
+        pid = runner.spawn(command, self.log)
+        deadline = time.monotonic() + _START_SECONDS
+        while not (self._find() == pid and self._answers()):
+            if not command_line(pid) or time.monotonic() > deadline:
+                return False
+            time.sleep(0.01)
+        return True
+
+    def _reason(self) -> str:
+        lines = self.log.read_text(errors="replace").splitlines() if self.log.exists() else []
+        fatal = [line.partition("FATAL:")[2].strip() for line in lines if "FATAL:" in line]
+        return [*fatal, *lines[-1:], "no reason given"][0]
 
     def _find(self) -> int | None:
         """The id of our postmaster, if it runs."""
@@ -179,11 +195,13 @@ class Postgres:
 
     def _answers(self) -> bool:
         try:
-            lines = self._pid_file.read_text().split("\n")
-            socket.create_connection(("127.0.0.1", int(lines[3])), timeout=2).close()
-        except (OSError, ValueError, IndexError):
+            note = self._pid_file.read_text().split("\n")  # a line each: id, folder, start, port, …, …, …, state
+            if len(note) < 8 or note[7].strip() != "ready":
+                return False
+            socket.create_connection(("127.0.0.1", int(note[3])), timeout=2).close()
+        except OSError:
             return False
-        return lines[7].strip() == "ready"
+        return True
 
 
 @cache

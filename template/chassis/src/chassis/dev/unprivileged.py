@@ -35,8 +35,7 @@ class Unprivileged:
             [*self.prefix, *map(str, command)],
             env=environment | {"LC_ALL": "C"},
             stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
+            capture_output=True,
             text=True,
             errors="replace",
             user=self.account,
@@ -46,6 +45,11 @@ class Unprivileged:
             start_new_session=True,  # Ctrl-C is for us
             check=False,
         )
+
+    def spawn(self, command: Sequence[str | Path], log: Path) -> int:
+        """Start a process that outlives this one, in a session of its own, and return its id."""
+        started = self.run(["sh", "-c", 'log=$1; shift; "$@" >"$log" 2>&1 & echo $!', "sh", log, *command])
+        return int(started.stdout)
 
     def own(self, path: Path) -> None:
         """Let the account that commands run as have `path`."""

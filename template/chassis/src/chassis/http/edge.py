@@ -12,7 +12,7 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Protocol
 
 from fastapi import Response
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from chassis.http.cors import Cors
 from chassis.http.endpoints import Endpoint
@@ -91,7 +91,19 @@ class Edge:
         elif scope["type"] == "websocket":
             await send({"type": "websocket.close", "code": 1008})
         else:
-            await self._fastapi(scope, receive, send)
+            await self._live(scope, receive, send)
+
+    async def _live(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Start and end. A failure is logged as any other: Starlette would log all that the exception says."""
+
+        async def send_type(message: Message) -> None:
+            await send({"type": message["type"]})
+
+        try:
+            await self._fastapi(scope, receive, send_type)
+        except Exception as error:
+            _log.critical("start or end failed", exc_info=error)
+            raise
 
     async def _answer(self, exchange: Exchange) -> None:
         started = perf_counter()

@@ -1,0 +1,140 @@
+"""The command: exit codes, and one clear line where something is wrong."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from chassis.cli import main
+from chassis.data import heads
+from chassis.testing import RunningServer, TestDatabase
+
+Chassis = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+@pytest.fixture
+def chassis(tmp_path: Path) -> Chassis:
+    """`chassis("migrate", DATABASE_URL="…")` runs the command in a process, with no other variables of ours."""
+
+    def run(*arguments: str, cwd: Path = tmp_path, **environment: str) -> "subprocess.CompletedProcess[str]":
+        command = [sys.executable, "-m", "chassis.cli", *arguments]
+        return subprocess.run(
+            command, cwd=cwd, env=environment, capture_output=True, text=True, check=False, timeout=60
+        )
+
+    return run
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """The folder of a service that has the migrations of this one, and no development database."""
+    versions = tmp_path / "migrations" / "versions"
+    versions.mkdir(parents=True)
+    for file in heads.service_revisions().glob("*.py"):
+        (versions / file.name).write_bytes(file.read_bytes())
+    return tmp_path
+
+
+def problems(run: "subprocess.CompletedProcess[str]") -> list[str]:
+    """The lines on stderr, all of which must be ours."""
+    lines = run.stderr.splitlines()
+    assert lines
+    assert all(line.startswith("chassis: ") for line in lines), run.stderr
+    return lines
+
+
+@pytest.mark.parametrize("arguments", [[], ["nonsense"], ["migration"], ["migration", "new"], ["serve", "--port", "1"]])
+def test_wrong_usage_is_2(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        main(arguments)
+    assert end.value.code == 2
+    assert "usage: chassis" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["serve", "migrate"])
+def test_a_refused_configuration_is_78_with_every_problem(chassis: Chassis, command: str) -> None:
+    run = chassis(command, APP_ENVIRONMENT="production", APP_LGO_LEVEL="info", PORT="http")
+    assert run.returncode == 78
+    assert run.stdout == ""
+    for variable in ("APP_LGO_LEVEL", "APP_SECRET_KEY", "DATABASE_URL", "PORT"):
+        assert any(f"chassis: {variable} " in line for line in problems(run)), run.stderr
+
+
+def test_without_a_database_it_says_how_to_get_one(chassis: Chassis, folder: Path) -> None:
+    run = chassis("serve", cwd=folder)
+    assert run.returncode == 1
+    assert len(problems(run)) == 1
+    assert "DATABASE_URL is not set" in run.stderr
+    assert "make dev" in run.stderr
+
+
+def test_to_migrate_the_app_role_is_not_enough(chassis: Chassis, database: TestDatabase) -> None:
+    run = chassis("migrate", DATABASE_URL=database.app)
+    assert run.returncode == 78
+    assert problems(run) == ["chassis: MIGRATOR_DATABASE_URL is required to migrate: the app role cannot"]
+
+
+def test_migrating_logs_json_and_no_secret(chassis: Chassis, folder: Path, empty_database: TestDatabase) -> None:
+    run = chassis("migrate", cwd=folder, MIGRATOR_DATABASE_URL=empty_database.superuser)
+    assert (run.returncode, run.stderr) == (0, "")
+    events = [json.loads(line)["event"] for line in run.stdout.splitlines()]
+    assert any("chassis_0001" in event for event in events)
+    assert events[-1] == "the database is up to date"
+    assert empty_database.superuser.split(":")[2].split("@")[0] not in run.stdout
+
+
+def test_a_database_that_is_down_is_one_line(chassis: Chassis, folder: Path) -> None:
+    run = chassis("migrate", cwd=folder, MIGRATOR_DATABASE_URL="postgresql://someone:s3cret@127.0.0.1:1/nothing")
+    assert run.returncode == 1
+    assert len(problems(run)) == 1
+    assert "refused" in run.stderr
+    assert "s3cret" not in run.stderr
+
+
+def test_a_bug_is_one_line_and_a_traceback_only_for_those_who_ask(
+    chassis: Chassis, folder: Path, empty_database: TestDatabase
+) -> None:
+    (folder / "migrations" / "versions" / "broken.py").write_text("x = 1\ndef\n")
+    run = chassis("migrate", cwd=folder, MIGRATOR_DATABASE_URL=empty_database.superuser)
+    assert run.returncode == 1
+    assert len(problems(run)) == 1
+    assert "SyntaxError" in run.stderr
+    assert "broken.py" in run.stderr
+    run = chassis("migrate", cwd=folder, MIGRATOR_DATABASE_URL=empty_database.superuser, APP_LOG_LEVEL="debug")
+    assert run.returncode == 1
+    assert "Traceback" in run.stderr
+
+
+def test_the_configuration_can_be_judged_for_another_environment(chassis: Chassis) -> None:
+    assert chassis("config").returncode == 0
+    assert chassis("config", "--env", "production").returncode == 78
+
+
+def test_a_reader_that_leaves_early_is_no_error_worth_a_traceback() -> None:
+    with subprocess.Popen(
+        [sys.executable, "-m", "chassis.cli", "config"], env={}, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as run:
+        assert run.stdout is not None
+        assert run.stderr is not None
+        run.stdout.close()
+        assert run.stderr.read() == b""
+
+
+def test_a_new_migration_prints_its_file(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(folder)
+    assert main(["migration", "new", "add invoices"]) == 0
+    assert (folder / capsys.readouterr().out.strip()).is_file()
+
+
+def test_the_migrations_of_this_service_may_run_on_a_database_in_use() -> None:
+    assert main(["migration", "lint"]) == 0
+
+
+def test_serve_ends_well_when_told_to(server: RunningServer) -> None:
+    assert server.stop() == 0
+    assert {line["service"] for line in server.logs()}
