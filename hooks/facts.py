@@ -53,10 +53,11 @@ MARKS: Final = (
     Mark("license", "apache-2.0", "pyproject.toml", 'license = "Apache-2.0"'),
     Mark("license", "proprietary", "pyproject.toml", 'license = "LicenseRef-Proprietary"'),
     Mark("shared_store", "valkey", "chassis/src/chassis/limits/valkey.py"),
+    Mark("shared_store", "valkey", "chassis/src/chassis/limits/valkey_connection.py"),
     Mark("shared_store", "valkey", "chassis/src/chassis/dev/valkey.py"),
     Mark("shared_store", "valkey", "chassis/tests/limits/test_valkey.py"),
     Mark("shared_store", "valkey", "chassis/src/chassis/features.py", '"valkey"'),
-    Mark("shared_store", "valkey", "chassis/pyproject.toml", '"valkey'),
+    Mark("shared_store", "valkey", "chassis/pyproject.toml", "valkey"),
     Mark("shared_store", "valkey", ".env.example", "VALKEY"),
     Mark("shared_store", "valkey", "deploy/variables.env", "VALKEY"),
 )

@@ -136,12 +136,12 @@ def check_valkey_url(url: str, *, deployed: bool) -> None:
         well_formed = parts.port != 0 and re.fullmatch(r"/?|/\d{1,5}", parts.path) and not parts.query
     except ValueError:
         raise refusal("must be a well-formed URL: is a special character in the password not %-encoded?") from None
-    if parts.scheme not in ("valkey", "rediss") or not host or not well_formed:
+    if parts.scheme not in ("valkey", "redis", "valkeys", "rediss") or not host or not well_formed:
         raise refusal("must be a URL such as rediss://user:password@host:6379/0, or valkey://localhost:6379/0")
     if not deployed:
         return
-    if parts.scheme != "rediss" and not is_loopback(host):
-        raise refusal("must begin with rediss:// in staging and production, unless the host is this machine")
+    if not parts.scheme.endswith("s") and not is_loopback(host):
+        raise refusal("must begin with rediss:// (with TLS) in staging and production, unless the host is this machine")
     if not password and not is_loopback(host):
         raise refusal("must have a password")
     weakness = secret_weakness(password, MIN_DATABASE_PASSWORD) if password else None

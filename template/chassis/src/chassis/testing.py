@@ -16,6 +16,7 @@ import time
 from collections.abc import AsyncGenerator, Callable, Generator, Iterator
 from contextlib import ExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 from uuid import UUID, uuid4
@@ -23,6 +24,7 @@ from uuid import UUID, uuid4
 import pytest
 
 from chassis.dev.processes import free_port, get
+from chassis.features import FEATURES
 
 if TYPE_CHECKING:
     import httpx
@@ -74,6 +76,8 @@ def postgres() -> Iterator["Postgres"]:
         yield server
         if _try_lock(users):
             server.stop()
+            if "valkey" in FEATURES:
+                import_module("chassis.dev.valkey").test_server().stop()
 
 
 @pytest.fixture(scope="session")
@@ -135,9 +139,19 @@ def new_database(postgres: "Postgres", template: str | None = None) -> Generator
 
 
 @pytest.fixture
-def environment(database: TestDatabase) -> dict[str, str]:
+def valkey_url(postgres: "Postgres") -> str:
+    """The URL of an empty Valkey database, on the server of this checkout's tests, which ends with that PostgreSQL."""
+    del postgres
+    server = import_module("chassis.dev.valkey").test_server()
+    server.start()
+    return server.empty_database()
+
+
+@pytest.fixture
+def environment(database: TestDatabase, request: pytest.FixtureRequest) -> dict[str, str]:
     """The variables that this test's service is configured with. A fixture may change them before `app` is made."""
-    return {
+    shared = {"APP_VALKEY_URL": request.getfixturevalue("valkey_url")} if "valkey" in FEATURES else {}
+    return shared | {
         "APP_ENVIRONMENT": "test",
         "DATABASE_URL": database.app,
         "MIGRATOR_DATABASE_URL": database.superuser,

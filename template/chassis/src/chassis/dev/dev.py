@@ -11,6 +11,7 @@ import signal
 import time
 from collections.abc import Generator
 from contextlib import ExitStack, contextmanager
+from importlib import import_module
 from types import FrameType
 
 import psycopg
@@ -24,7 +25,7 @@ from chassis.dev.postgres import POSTGRES_MAJOR, Postgres
 from chassis.dev.processes import is_busy, runs
 from chassis.dev.reload import serve_and_reload, stop_child
 from chassis.failure import Failure
-from chassis.features import PACKAGE
+from chassis.features import FEATURES, PACKAGE
 from chassis.identity.development import DEMO_TENANT
 from chassis.settings import Settings
 
@@ -49,6 +50,8 @@ def develop(service: Service, settings: Settings) -> int:
                 settings = running.enter_context(_database(service, settings))
             else:
                 _migrate(settings)
+            if "valkey" in FEATURES and settings.valkey_url is None:
+                running.enter_context(import_module("chassis.dev.valkey").developing())
             running.callback(stop_child)
             serve_and_reload(settings)
         except (_Stop, KeyboardInterrupt):  # the second one comes from watchfiles, in place of the first
@@ -66,8 +69,13 @@ def stop_leftovers() -> int:
             time.sleep(0.05)
     stopped = [pid is not None, stop_child()]
     tests = Postgres(state_folder() / "test", durable=False)
-    for server in (development_server(), tests):
-        if server.running() and not (server is tests and _in_use(tests)):
+    ours, theirs = [development_server()], [tests]
+    if "valkey" in FEATURES:
+        valkey = import_module("chassis.dev.valkey")
+        ours.append(valkey.development_server())
+        theirs.append(valkey.test_server())
+    for server in ours if _in_use(tests) else ours + theirs:
+        if server.running():
             server.stop()
             stopped.append(True)
     print("Stopped." if any(stopped) else "Nothing was running.")

@@ -10,6 +10,8 @@ import signal
 import socket
 import subprocess
 import time
+from collections.abc import Generator
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -36,6 +38,12 @@ class Valkey:
 
     def url(self, database: int = 0) -> str:
         return f"valkey://:{self._password}@127.0.0.1:{self.port}/{database}"
+
+    def empty_database(self) -> str:
+        """The URL of a database that is empty, and that nobody else was given lately."""
+        number = int(self._ask("INCR given")) % (DATABASES - 1) + 1
+        self._ask(f"SELECT {number}", "FLUSHDB")
+        return self.url(number)
 
     @property
     def port(self) -> int:
@@ -119,16 +127,43 @@ class Valkey:
 
     def _answers(self) -> bool:
         try:
-            with socket.create_connection(("127.0.0.1", self.port), timeout=2) as connection:
-                connection.sendall(f"AUTH {self._password}\r\nPING\r\n".encode())
-                return connection.recv(64).startswith(b"+OK")
+            return self._ask("PING") == "PONG"
         except (OSError, ValueError):
             return False
+
+    def _ask(self, *commands: str) -> str:
+        """The answer to the last of the commands, without the sign before it."""
+        with socket.create_connection(("127.0.0.1", self.port), timeout=2) as connection:
+            lines = connection.makefile("r")
+            answer = ""
+            for command in (f"AUTH {self._password}", *commands):
+                connection.sendall(f"{command}\r\n".encode())
+                answer = lines.readline().strip()
+                if not answer or answer.startswith("-"):
+                    raise OSError(answer or "no answer")
+            return answer[1:]
 
 
 def development_server() -> Valkey:
     """The server of the development run, running or not."""
     return Valkey(state_folder() / "valkey")
+
+
+def test_server() -> Valkey:
+    """The server of this checkout's tests, running or not."""
+    return Valkey(state_folder() / "test" / "valkey")
+
+
+@contextmanager
+def developing() -> Generator[None]:
+    """The server of the development run, for the length of the block."""
+    server = development_server()
+    print(f"Starting Valkey in {os.path.relpath(server.directory)} ...", flush=True)
+    try:
+        server.start()
+        yield
+    finally:
+        server.stop()
 
 
 def with_valkey(settings: S) -> S:

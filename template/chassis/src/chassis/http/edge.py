@@ -35,7 +35,7 @@ from chassis.http.reply import SECURITY_HEADERS, Header, Reply
 from chassis.http.routing import Routes
 from chassis.identity.principal import Principal
 from chassis.limits.limiter import Limiter
-from chassis.limits.rules import Use, headers_of
+from chassis.limits.rules import headers_of
 from chassis.observe.context import current
 from chassis.observe.health import PROBES
 from chassis.observe.logs import get_logger
@@ -198,7 +198,7 @@ class Edge:
         limiter = self.limiter
         peer: tuple[str, int] | None = exchange.scope["client"]
         exchange.address = limiter.addresses.key(peer[0] if peer else "", exchange.scope["headers"])
-        exchange.count(Use(limiter.per_address, exchange.address))
+        exchange.count((limiter.per_address, exchange.address))
         self._check_headers(exchange)
         principal = await self.authenticate(exchange) if b"authorization" in exchange.headers else None
         if principal is None:
@@ -208,7 +208,7 @@ class Edge:
         exchange.tenant_id = principal.tenant_id
         exchange.subject = principal.subject
         await exchange.limit(
-            Use(limiter.per_account, principal.subject.int), Use(limiter.per_tenant, principal.tenant_id.int)
+            (limiter.per_account, principal.subject.int), (limiter.per_tenant, principal.tenant_id.int)
         )
 
     async def _by_fastapi(self, exchange: Exchange) -> None:
@@ -241,8 +241,8 @@ class Edge:
         """What every answer carries."""
         headers: list[Header] = [(b"x-request-id", exchange.request_id.encode()), *self._headers]
         self._cors.add_to(headers, exchange)
-        if exchange.counts:
-            headers += headers_of(exchange.counts)
+        if exchange.levels:
+            headers += headers_of(exchange.levels)
         if b"expect" in exchange.headers and not exchange.has_body:
             # The client waits to be told to send its body. It never will be, and what it sends next must not be taken
             # for that body (RFC 9110 section 10.1.1). A body that does come, and that nobody reads, the parser skips.

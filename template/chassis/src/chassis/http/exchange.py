@@ -11,7 +11,7 @@ from chassis.http.ids import new_id, trace_of
 from chassis.http.problems import body_incomplete, too_large, unsupported_media_type
 from chassis.http.reply import Reply, check_headers
 from chassis.identity.principal import Principal, check
-from chassis.limits.rules import Count, Use, refusal
+from chassis.limits.rules import Level, Use, refusal
 from chassis.observe.context import RequestContext
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ class Exchange(RequestContext):
     """What the edge and the handler share about one request."""
 
     __slots__ = (
-        "_body", "_chunks", "_receive", "_replayed", "_send", "_unshared", "address", "counts", "edge", "headers", "method",
+        "_body", "_chunks", "_receive", "_replayed", "_send", "_unshared", "address", "edge", "headers", "levels", "method",
         "path", "principal", "route", "scope", "status", "transaction",
     )  # fmt: skip
 
@@ -50,8 +50,8 @@ class Exchange(RequestContext):
         self.transaction: Any = None
         self.address = ""
         """What the client's limits count by: see ClientAddresses."""
-        self.counts: list[Count] = []
-        """How the uses of limits turned out, which the answer tells."""
+        self.levels: list[Level] = []
+        """Of the limits that were used: what the answer tells."""
         self._unshared: list[Use] = []
         self._body: bytes | None = None
         self._chunks: list[bytes] | None = None
@@ -69,10 +69,10 @@ class Exchange(RequestContext):
     def count(self, *uses: Use) -> None:
         """Count uses of limits in this process. Raises the 429 problem when one of them is not allowed."""
         limiter = self.edge.limiter
-        counts = limiter.here.take(uses)
-        self.counts += counts
-        if problem := refusal(counts):
-            raise problem
+        counted = limiter.here.take(uses)
+        self.levels += counted.levels
+        if counted.free_in:
+            raise refusal(counted)
         if limiter.shared is not None:
             self._unshared += uses
 
@@ -88,11 +88,11 @@ class Exchange(RequestContext):
         if shared is None or not self._unshared:
             return
         pending, self._unshared = self._unshared, []
-        counts = await shared.take(pending)
-        if counts is not None:
-            self.counts[-len(counts) :] = counts
-            if problem := refusal(counts):
-                raise problem
+        counted = await shared.take(pending)
+        if counted is not None:
+            self.levels[-len(pending) :] = counted.levels
+            if counted.free_in:
+                raise refusal(counted)
 
     async def body(self) -> bytes:
         """The whole body; a 413 problem as soon as it is known to pass the limit."""

@@ -63,25 +63,25 @@ async def aim_at(exchange: Exchange, account: str, target: Target) -> Attempt:
     """
     limiter = exchange.edge.limiter
     at_place = f"{account} {exchange.address}"
-    place = Use(_KNOWN_PLACE, at_place)
+    place = (_KNOWN_PLACE, at_place)
     known = limiter.here.holds(place)
     if not known and limiter.shared is not None:
         known = await limiter.shared.holds(place)
-    uses = [Use(target.from_place, at_place)]
+    uses: list[Use] = [(target.from_place, at_place)]
     if not known:
-        uses.append(Use(target.overall, account))
+        uses.append((target.overall, account))
     # Not among the counts that the answer tells: they are about somebody who may not be the one who asks.
-    counts = limiter.here.take(uses)
-    if (problem := refusal(counts)) is None and limiter.shared is not None:
-        problem = refusal(await limiter.shared.take(uses) or ())
-    if problem:
-        raise problem
+    counted = limiter.here.take(uses)
+    if not counted.free_in and limiter.shared is not None:
+        counted = await limiter.shared.take(uses) or counted
+    if counted.free_in:
+        raise refusal(counted)
     return Attempt(exchange, place, uses)
 
 
 async def _strictly(request: Request) -> None:
     exchange: Exchange = request.scope["chassis.exchange"]
-    await exchange.limit(Use(exchange.edge.limiter.strict, exchange.address))
+    await exchange.limit((exchange.edge.limiter.strict, exchange.address))
 
 
 strictly_limited = Depends(_strictly)

@@ -9,16 +9,15 @@ from collections.abc import Sequence
 from hashlib import blake2b
 
 from prometheus_client import Gauge
-from valkey.asyncio import Valkey
-from valkey.exceptions import ValkeyError
 
-from chassis.limits.memory import uncounted
-from chassis.limits.rules import Count, Use
+from chassis.limits.rules import TOLERANCE, Counted, Rule, Use
+from chassis.limits.valkey_connection import Connection
 from chassis.observe.logs import get_logger
 
 _log = get_logger("chassis.limits")
 
 _SECONDS = 0.04
+_CONNECT_SECONDS = 2.0
 _RETRY_SECONDS = 1.0
 
 store_up = Gauge("rate_limit_store_up", "1 while limits are shared through Valkey, 0 while it is away.")
@@ -49,81 +48,93 @@ end
 return waits
 """
 
+_Change = tuple[Rule, str | int, float]
+"""A rule, one of its keys, and by how many seconds it is to be moved on."""
+
 
 class ValkeyStore:
     """Counts in the Valkey at `url`."""
 
     def __init__(self, url: str) -> None:
-        self._client = Valkey.from_url(url, socket_timeout=_SECONDS, socket_connect_timeout=_SECONDS)
-        self._script = self._client.register_script(_SCRIPT)
+        self._url = url
+        self._connection: Connection | None = None
+        self._script = b""
         self._recovery: asyncio.Task[None] | None = None
 
     async def open(self) -> None:
         """Connect, or go on trying. Never fails: a service can start without its Valkey."""
         try:
-            await self._run([], "")
-        except (ValkeyError, OSError) as error:
+            await self._connect()
+        except OSError as error:
             self._lose(error)
-        else:
-            store_up.set(1)
 
-    async def take(self, uses: Sequence[Use], now: float | None = None) -> list[Count] | None:
+    async def take(self, uses: Sequence[Use], now: float | None = None) -> Counted | None:
         """Count the uses. When the rule of one does not allow it, none is counted. None while Valkey is away."""
-        waits = await self._ask([(use, use.rule.interval) for use in uses], now)
+        waits = await self._change([(rule, key, rule.interval) for rule, key in uses], "" if now is None else now)
         if waits is None:
             return None
-        counts = [use.rule.count(wait) for use, wait in zip(uses, waits, strict=True)]
-        return uncounted(counts) if any(count.free_in for count in counts) else counts
+        levels = [(rule, wait + rule.interval) for (rule, _), wait in zip(uses, waits, strict=True)]
+        free_in = max(wait - rule.seconds for rule, wait in levels)
+        if free_in > TOLERANCE:
+            return Counted([(rule, wait) for (rule, _), wait in zip(uses, waits, strict=True)], free_in)
+        return Counted(levels)
 
     async def give_back(self, uses: Sequence[Use]) -> None:
         """Undo the count of uses that were allowed."""
-        await self._ask([(use, -use.rule.interval) for use in uses])
+        await self._change([(rule, key, -rule.interval) for rule, key in uses])
 
     async def holds(self, use: Use) -> bool | None:
         """Whether a use of this key was counted, and its quota is not whole again. None while Valkey is away."""
-        waits = await self._ask([(use, 0.0)])
+        waits = await self._change([(*use, 0.0)])
         return None if waits is None else waits[0] > 0
 
     async def close(self) -> None:
         """Stop looking for a lost Valkey, and hang up."""
         if self._recovery is not None:
             self._recovery.cancel()
-        await self._client.aclose()
+        if self._connection is not None:
+            self._connection.close()
 
-    async def _ask(self, uses: list[tuple[Use, float]], now: float | None = None) -> list[float] | None:
-        if self._recovery is not None:
+    async def _change(self, changes: list[_Change], now: float | str = "") -> list[float] | None:
+        connection = self._connection
+        if connection is None:
             return None
+        keys = [_name(rule, key) for rule, key, _ in changes]
+        numbers = [number for rule, _, interval in changes for number in (interval, rule.seconds)]
         try:
-            return await self._run(uses, "" if now is None else repr(now))
-        except (ValkeyError, OSError) as error:  # TimeoutError is an OSError
-            self._lose(error)
+            async with asyncio.timeout(_SECONDS):
+                answer = await connection.ask("EVALSHA", self._script, len(keys), *keys, now, *numbers)
+        except OSError as error:  # TimeoutError is one
+            if connection is self._connection:
+                self._lose(error)
             return None
-
-    async def _run(self, uses: list[tuple[Use, float]], now: str) -> list[float]:
-        numbers = [number for use, interval in uses for number in (interval, use.rule.seconds)]
-        async with asyncio.timeout(_SECONDS):
-            answer = await self._script([_name(use) for use, _ in uses], [now, *numbers])
         return [float(wait) for wait in answer]
 
-    def _lose(self, error: Exception) -> None:
-        if self._recovery is None:
-            store_up.set(0)
-            _log.warning("shared limits are away: each process counts by itself", error=error)
-            self._recovery = asyncio.create_task(self._recover())
+    async def _connect(self) -> None:
+        async with asyncio.timeout(_CONNECT_SECONDS):
+            connection = await Connection.to(self._url)
+            self._script = await connection.ask("SCRIPT", "LOAD", _SCRIPT)
+        self._connection = connection
+        store_up.set(1)
+
+    def _lose(self, error: OSError) -> None:
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+        store_up.set(0)
+        _log.warning("shared limits are away: each process counts by itself", error=error)
+        self._recovery = asyncio.create_task(self._recover())
 
     async def _recover(self) -> None:
-        while True:
+        while self._connection is None:
             await asyncio.sleep(_RETRY_SECONDS)
             try:
-                await self._run([], "")
-            except (ValkeyError, OSError):
+                await self._connect()
+            except OSError:
                 continue
-            store_up.set(1)
             _log.info("shared limits are back")
-            self._recovery = None
-            return
 
 
-def _name(use: Use) -> bytes:
+def _name(rule: Rule, key: str | int) -> bytes:
     """Keys hold nothing that a person could be known by: addresses and e-mail addresses are hashed."""
-    return b"limit:" + blake2b(f"{use.rule.name}:{use.key}".encode(), digest_size=16).digest()
+    return b"limit:" + blake2b(f"{rule.name}:{key}".encode(), digest_size=16).digest()
