@@ -169,7 +169,7 @@ def developing() -> Generator[None]:
 def with_valkey(settings: S) -> S:
     """The settings with the URL of the development server, if there is none yet and it runs."""
     server = development_server()
-    if settings.deployed or settings.valkey_url is not None or not server.running():
+    if settings.environment != "development" or settings.valkey_url is not None or not server.running():
         return settings
     return settings.model_copy(update={"valkey_url": SecretStr(server.url())})
 
