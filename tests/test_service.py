@@ -30,7 +30,8 @@ def service(version: str, template: Path, tmp_path_factory: pytest.TempPathFacto
 
 class TestOnTheOldestPython:
     @pytest.fixture(scope="class")
-    def version(self) -> str:
+    @classmethod
+    def version(cls) -> str:
         return OLDEST
 
     def test_only_the_lock_is_new_to_git(self, service: Path):
@@ -51,7 +52,8 @@ class TestOnTheOldestPython:
 
 class TestOnTheNewestPython(TestOnTheOldestPython):
     @pytest.fixture(scope="class")
-    def version(self) -> str:
+    @classmethod
+    def version(cls) -> str:
         return NEWEST
 
 

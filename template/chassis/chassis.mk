@@ -50,23 +50,25 @@ update: installed
 	@$(UV) sync --quiet
 	@echo "Now: make check test; look at 'git diff'; commit, uv.lock as well. 'make dev' and the deployment migrate."
 
-# Quick when nothing is missing, and quiet. What uv says is kept for when something is.
+# Quick when nothing is missing, and quiet. What an installer says is kept for when something is.
 installed: $(UV) | .dev
 	@test -f uv.lock && $(UV) sync --check --quiet >/dev/null 2>&1 || { \
 	  echo "Installing what pyproject.toml asks for ..."; \
-	  $(UV) sync >.dev/install.log 2>&1 || { \
-	    if grep -Eqi 'dns error|failed to lookup|connection refused|network is unreachable|timed out' .dev/install.log; \
-	    then reason='there is no network: the package index is out of reach'; \
-	    else reason=$$(grep -m 1 -E '^ *(error|×)' .dev/install.log || echo 'uv failed'); fi; \
-	    echo "chassis: $$reason (uv's own words are in .dev/install.log)" >&2; exit 1; }; }
-
-.dev:
-	@test -w . || { echo "chassis: this folder is read-only: work in a copy that you can write to" >&2; exit 1; }
-	@mkdir .dev
+	  $(UV) sync >.dev/install.log 2>&1 || { $(explain); }; }
 
 .dev/uv/bin/uv: | .dev
 	@command -v $(PYTHON) >/dev/null || { echo "chassis: there is no $(PYTHON): install Python 3.11 or later" >&2; exit 1; }
 	@echo "Installing uv into .dev/uv ..."
 	@{ $(PYTHON) -m venv --clear .dev/uv && .dev/uv/bin/pip install --disable-pip-version-check 'uv>=0.13,<1'; } \
-	  >.dev/install.log 2>&1 || { \
-	  echo "chassis: uv could not be installed; pip's own words are in .dev/install.log" >&2; exit 1; }
+	  >.dev/install.log 2>&1 || { $(explain); }
+
+.dev:
+	@test -w . || { echo "chassis: this folder is read-only: work in a copy that you can write to" >&2; exit 1; }
+	@mkdir .dev
+
+define explain
+if grep -Eqi 'dns error|lookup|name resolution|connection (broken|refused|reset)|unreachable|timed out' .dev/install.log; \
+	then reason='there is no network: the package index is out of reach'; \
+	else reason=$$(grep -im 1 error .dev/install.log | sed 's/^ *//'); fi; \
+	echo "chassis: $${reason:-the installation failed} (more in .dev/install.log)" >&2; exit 1
+endef

@@ -37,7 +37,7 @@ WORKFLOW = ".github/workflows/check.yml"
         # Health paths
         (DOCKERFILE, "/livez", "/healthz", f"asks /healthz, and {HEALTH} has no such path"),
         # The version of Python
-        (DOCKERFILE, "python:3.13-slim", "python:3.12-slim", "has Python 3.12, and .python-version has 3.13"),
+        (DOCKERFILE, "python:3.13-slim", "python:3.11-slim", "has Python 3.11, and .python-version has 3.13"),
         (
             WORKFLOW,
             "version: 0.13.8",
@@ -72,6 +72,18 @@ WORKFLOW = ".github/workflows/check.yml"
         (
             "LICENSE",
             "All rights reserved",
+            "Apache License",
+            "says 'Apache License', which is for license apache-2.0, but it is proprietary",
+        ),
+        (
+            "pyproject.toml",
+            'license = "LicenseRef-Proprietary"',
+            'license = "Apache-2.0"',
+            "says 'license = \"Apache-2.0\"', which is for license apache-2.0, but it is proprietary",
+        ),
+        (
+            "LICENSE",
+            "All rights reserved",
             "MIT License",
             "says 'MIT License', which is for license mit, but it is proprietary",
         ),
@@ -86,6 +98,15 @@ WORKFLOW = ".github/workflows/check.yml"
 def test_a_fact_that_differs_in_one_file(service: Service, hook: Hook, path: str, old: str, new: str, message: str):
     line = service.replace(path, old, new) + new.count("\n")
     assert hook() == (1, [f"{path}:{line}: {message}"])
+
+
+def test_another_answer_than_what_was_rendered(service: Service, hook: Hook):
+    service.replace(".copier-answers.yml", "license: proprietary", "license: apache-2.0")
+    code, problems = hook()
+    assert code == 1
+    assert [(problem.partition(":")[0], problem.partition("which is for ")[2]) for problem in problems] == [
+        (path, "license proprietary, but it is apache-2.0") for path in ("LICENSE", "pyproject.toml")
+    ]
 
 
 @pytest.mark.parametrize(

@@ -2,12 +2,11 @@
 
 import sys
 from collections.abc import AsyncGenerator, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 from uuid import UUID
 
-import httpx
 import psycopg
 import pytest
 from fastapi import APIRouter
@@ -19,10 +18,8 @@ from chassis.testing import TestDatabase, started
 
 sys.path.insert(0, str(Path(__file__).parent))  # for things.py: pytest itself adds no folder to the path
 
-import things  # noqa: E402  (it is found only now)
-
-Client = httpx.AsyncClient
-Serving = Callable[..., AbstractAsyncContextManager[Client]]
+import things
+from things import AsPrincipal, Client, Serving, Sql, client_of
 
 
 @pytest.fixture
@@ -34,7 +31,7 @@ def table(database: TestDatabase) -> TestDatabase:
 
 
 @pytest.fixture
-def sql(table: TestDatabase) -> Callable[..., list[tuple[Any, ...]]]:
+def sql(table: TestDatabase) -> Sql:
     """Run SQL as the superuser, who sees every tenant: `sql("select name from things where version = %s", 1)`."""
 
     def run(statement: str, *arguments: object) -> list[tuple[Any, ...]]:
@@ -58,8 +55,8 @@ def service_of(table: TestDatabase, environment: dict[str, str]) -> Callable[...
 
 
 @pytest.fixture
-def serving(service_of: Callable[..., Service], as_principal: Callable[..., dict[str, str]]) -> Serving:
-    """`async with serving(router) as client`: such a service, and a client of it who is the owner of the test's tenant."""
+def serving(service_of: Callable[..., Service], as_principal: AsPrincipal) -> Serving:
+    """`async with serving(router) as client`: such a service, and a client of it, the owner of the test's tenant."""
 
     @asynccontextmanager
     async def serve(router: APIRouter = things.router, **more: str) -> AsyncGenerator[Client]:
@@ -75,10 +72,6 @@ async def api(serving: Serving) -> AsyncGenerator[Client]:
     """A client of the service of things."""
     async with serving() as client:
         yield client
-
-
-def client_of(app: Any, headers: dict[str, str]) -> Client:
-    return httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://localhost/v1", headers=headers)
 
 
 @pytest.fixture

@@ -11,10 +11,9 @@ from uuid import UUID, uuid4
 import httpx
 import psycopg
 import pytest
-from conftest import Client, Serving
 from fastapi import APIRouter, Response
 from prometheus_client import REGISTRY
-from things import ADD, NewThing, Somebody
+from things import ADD, AsPrincipal, Client, NewThing, Serving, Somebody, Sql
 
 from chassis import Idempotent, Module, Settings, Transaction, create_app, public
 from chassis.app import BootRefused
@@ -22,8 +21,6 @@ from chassis.http import idempotency
 from chassis.testing import RunningServer, TestDatabase
 
 pytestmark = pytest.mark.anyio
-
-Sql = Callable[..., list[tuple[Any, ...]]]
 KEPT = "select count(*) from chassis.idempotency_keys"
 
 # What `chassis serve` is made to serve: the service of things, in a process that kills itself.
@@ -85,7 +82,7 @@ async def test_a_key_cannot_be_used_for_another_request(api: Client, sql: Sql, c
 
 
 async def test_the_same_key_of_another_tenant_caller_or_route_is_another_key(
-    api: Client, as_principal: Callable[..., dict[str, str]], other_tenant: UUID, sql: Sql
+    api: Client, as_principal: AsPrincipal, other_tenant: UUID, sql: Sql
 ):
     headers = key()
     for path, name, caller in (
@@ -155,33 +152,36 @@ async def test_an_error_is_not_remembered(api: Client, sql: Sql):
 
 
 def test_a_killed_process_leaves_both_the_effect_and_its_key_or_neither(
-    serve: Callable[..., RunningServer], as_principal: Callable[..., dict[str, str]], tmp_path: Path, sql: Sql
+    serve: Callable[..., RunningServer], as_principal: AsPrincipal, tmp_path: Path, sql: Sql
 ):
-    first, second = ({"headers": key() | as_principal(), "json": {"name": name}} for name in ("a", "b"))
+    keys = {name: key() | as_principal() for name in ("a", "b")}
     (tmp_path / "things_service-1.dist-info").mkdir()
     (tmp_path / "things_service-1.dist-info" / "entry_points.txt").write_text("[chassis]\napp = crashing:app\n")
     (tmp_path / "crashing.py").write_text(CRASHING)
+
+    def post(server: RunningServer, name: str) -> httpx.Response:
+        return httpx.post(f"{server.url}/v1/things", json={"name": name}, headers=keys[name])
 
     def start(crash: str) -> RunningServer:
         return serve(PYTHONPATH=f"{tmp_path}{os.pathsep}{Path(__file__).parent}", CRASH=crash)
 
     server = start(crash="before the commit")
     with pytest.raises(httpx.TransportError):
-        httpx.post(f"{server.url}/v1/things", **first)
+        post(server, "a")
     assert server.process.wait(5) == -signal.SIGKILL
     assert sql("select name from things") == []
 
     server = start(crash="after the second commit")
-    answer = httpx.post(f"{server.url}/v1/things", **first)
+    answer = post(server, "a")
     assert answer.status_code == 201
     assert "idempotency-replayed" not in answer.headers
     with pytest.raises(httpx.TransportError):
-        httpx.post(f"{server.url}/v1/things", **second)
+        post(server, "b")
     assert server.process.wait(5) == -signal.SIGKILL
     assert sql("select name from things order by name") == [("a",), ("b",)]
 
     server = start(crash="never")
-    answer = httpx.post(f"{server.url}/v1/things", **second)
+    answer = post(server, "b")
     assert (answer.status_code, answer.json()["name"]) == (201, "b")
     assert answer.headers["idempotency-replayed"] == "true"
     assert sql("select name from things order by name") == [("a",), ("b",)]
@@ -198,7 +198,7 @@ async def test_old_keys_go_a_hundred_at_a_time_and_nobody_elses(
     sql(fill, tenant_id, "young", "23 hours 59 minutes", 5)
     sql(fill, other_tenant, "old", "48 hours", 7)
     monkeypatch.setattr(idempotency, "_FORGET_EVERY", 1)
-    expired = "select count(*) from chassis.idempotency_keys where tenant_id = %s and created_at < now() - '24 h'::interval"
+    expired = f"{KEPT} where tenant_id = %s and created_at < now() - '24 hours'::interval"
     for left in (50, 0):
         assert (await api.post("/things", json={"name": str(left)}, headers=key())).status_code == 201
         assert sql(expired, tenant_id) == [(left,)]
@@ -211,7 +211,7 @@ async def test_old_keys_that_somebody_else_deletes_are_not_waited_for(
 ):
     sql(
         "insert into chassis.idempotency_keys (tenant_id, key_hash, fingerprint, created_at)"
-        " select %s, sha256(convert_to(n::text, 'utf8')), '', now() - '25 hours'::interval from generate_series(1, 9) n",
+        " select %s, sha256(convert_to(n::text, 'utf8')), '', now() - '25 h'::interval from generate_series(1, 9) n",
         tenant_id,
     )
     monkeypatch.setattr(idempotency, "_FORGET_EVERY", 1)

@@ -1,16 +1,12 @@
 """`If-Match`: nobody overwrites what they have not seen."""
 
 import asyncio
-from collections.abc import Callable
-from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
-from conftest import Client
+from things import Client, Sql
 
 pytestmark = pytest.mark.anyio
-
-Sql = Callable[..., list[tuple[Any, ...]]]
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""One request, one transaction, one tenant: all of it is kept before the answer leaves, or nothing, and the pool is whole."""
+"""One request, one transaction, one tenant: kept before the answer leaves or not at all, and the pool stays whole."""
 
 import asyncio
 import os
@@ -6,6 +6,7 @@ import random
 import signal
 import time
 from collections.abc import AsyncGenerator, Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any
 from uuid import UUID, uuid4
@@ -13,10 +14,23 @@ from uuid import UUID, uuid4
 import asyncpg
 import psycopg
 import pytest
-from conftest import Client, Serving, client_of
 from fastapi import APIRouter, Query
 from prometheus_client import REGISTRY
-from things import ADD, NAMES, SLEEP, TABLE, NewThing, Somebody, Thing, router
+from things import (
+    ADD,
+    NAMES,
+    SLEEP,
+    TABLE,
+    AsPrincipal,
+    Client,
+    NewThing,
+    Serving,
+    Somebody,
+    Sql,
+    Thing,
+    client_of,
+    router,
+)
 
 from chassis import Problem, Transaction, public
 from chassis.app import Service
@@ -29,8 +43,6 @@ from chassis.settings import Settings, load
 from chassis.testing import TestDatabase, started
 
 pytestmark = pytest.mark.anyio
-
-Sql = Callable[..., list[tuple[Any, ...]]]
 
 FAIL = NamedQuery("things.fail", str, "select 1 / (length($1) - length($1))", None)
 TENANTS = NamedQuery("things.tenants", UUID, "select tenant_id from things, pg_sleep(0.001)", None)
@@ -49,19 +61,17 @@ async def _add_then(db: Transaction, how: str) -> Thing:
         case "sleep":
             await asyncio.sleep(30)
         case "idle":
-            await asyncio.sleep(0.3)
+            await asyncio.sleep(0.8)
         case "idle, then a query":
-            await asyncio.sleep(0.3)
+            await asyncio.sleep(0.8)
             await db.all(NAMES)
         case "slow query":
             await db.one(SLEEP, 30.0)
         case "failed query":
             await db.one(FAIL, how)
         case "swallowed failure":
-            try:
+            with suppress(asyncpg.DivisionByZeroError):
                 await db.one(FAIL, how)
-            except asyncpg.DivisionByZeroError:
-                pass
         case _:
             assert how == "good"
     return thing
@@ -101,7 +111,7 @@ both_ways = pytest.mark.parametrize("path", ["/compiled", "/by-fastapi"])
 @pytest.fixture
 async def one(serving: Serving) -> AsyncGenerator[Client]:
     """A client of a service whose pool has one connection: whoever leaks it is found out by the next request."""
-    async with serving(acts, APP_DATABASE_POOL_SIZE="1", APP_REQUEST_TIMEOUT_SECONDS="0.5") as client:
+    async with serving(acts, APP_DATABASE_POOL_SIZE="1", APP_REQUEST_TIMEOUT_SECONDS="1") as client:
         yield client
 
 
@@ -112,6 +122,14 @@ async def assert_whole(api: Client, *names: str) -> None:
     assert (answer.status_code, answer.json()) == (200, list(names))
 
 
+async def busy() -> None:
+    """Wait until a request has a connection, and a little longer."""
+    async with asyncio.timeout(10):
+        while not REGISTRY.get_sample_value("db_pool_in_use"):
+            await asyncio.sleep(0.01)
+    await asyncio.sleep(0.1)
+
+
 def asleep(sql: Sql) -> int:
     [(count,)] = sql("select count(*) from pg_stat_activity where state = 'active' and query ilike '%pg_sleep(%'")
     return count - 1  # the question itself
@@ -119,7 +137,7 @@ def asleep(sql: Sql) -> int:
 
 @both_ways
 async def test_the_effect_is_kept_before_the_answer_begins(
-    path: str, service_of: Callable[..., Service], as_principal: Callable[..., dict[str, str]], sql: Sql
+    path: str, service_of: Callable[..., Service], as_principal: AsPrincipal, sql: Sql
 ):
     service = service_of(acts)
     seen: list[list[tuple[Any, ...]]] = []
@@ -159,8 +177,7 @@ async def test_whatever_goes_wrong_leaves_nothing_behind(path: str, how: str, st
 @pytest.mark.parametrize("how", ["sleep", "slow query"])
 async def test_a_cancelled_request_leaves_nothing_behind(path: str, how: str, one: Client, sql: Sql):
     request = asyncio.create_task(one.post(path, json={"name": how}))
-    await asyncio.sleep(0.1)
-    assert REGISTRY.get_sample_value("db_pool_in_use") == 1
+    await busy()
     request.cancel()
     assert (await request).status_code == 503
     await assert_whole(one)
@@ -168,14 +185,14 @@ async def test_a_cancelled_request_leaves_nothing_behind(path: str, how: str, on
 
 
 async def test_a_statement_that_takes_too_long_is_stopped_by_the_server(serving: Serving, sql: Sql):
-    async with serving(acts, APP_STATEMENT_TIMEOUT_SECONDS="0.1", APP_DATABASE_POOL_SIZE="1") as api:
+    async with serving(acts, APP_STATEMENT_TIMEOUT_SECONDS="0.3", APP_DATABASE_POOL_SIZE="1") as api:
         answer = await api.post("/compiled", json={"name": "slow query"})
         assert (answer.status_code, answer.json()["code"]) == (504, "deadline_exceeded")
         await assert_whole(api)
 
 
 async def test_a_transaction_that_idles_is_ended_by_the_server(serving: Serving):
-    async with serving(acts, APP_IDLE_TRANSACTION_TIMEOUT_SECONDS="0.1", APP_DATABASE_POOL_SIZE="1") as api:
+    async with serving(acts, APP_IDLE_TRANSACTION_TIMEOUT_SECONDS="0.3", APP_DATABASE_POOL_SIZE="1") as api:
         for how in ("idle", "idle, then a query"):
             answer = await api.post("/compiled", json={"name": how})
             assert (answer.status_code, answer.json()["code"]) == (503, "database_unavailable")
@@ -219,13 +236,15 @@ async def test_two_queries_at_once_in_one_unit_of_work_are_our_mistake(serving: 
 
     @own.get("/both")
     async def both(who: Somebody, db: Transaction) -> list[list[str]]:
-        return await asyncio.gather(db.all(NAMES), db.all(NAMES))
+        return list(await asyncio.gather(db.all(NAMES), db.all(NAMES)))
 
     async with serving(own) as api:
         assert (await api.get("/both")).status_code == 500
 
 
-async def test_a_lock_that_another_holds_is_a_conflict(serving: Serving, table: TestDatabase, sql: Sql, tenant_id: UUID):
+async def test_a_lock_that_another_holds_is_a_conflict(
+    serving: Serving, table: TestDatabase, sql: Sql, tenant_id: UUID
+):
     [(thing,)] = sql("insert into things (tenant_id, name) values (%s, 'a') returning id::text", tenant_id)
     async with serving(router, APP_LOCK_TIMEOUT_SECONDS="0.1", APP_DATABASE_POOL_SIZE="1") as api:
         with psycopg.connect(table.superuser) as other:
@@ -239,10 +258,10 @@ async def test_a_lock_that_another_holds_is_a_conflict(serving: Serving, table: 
 async def test_a_request_waits_two_seconds_for_a_connection_and_no_longer(serving: Serving):
     async with serving(acts, APP_DATABASE_POOL_SIZE="1") as api:
         holding = asyncio.create_task(api.post("/compiled", json={"name": "sleep"}))
-        await asyncio.sleep(0.1)
+        await busy()
         began = time.monotonic()
         refused = await asyncio.gather(*(api.get("/names") for _ in range(5)))
-        assert 1.9 < time.monotonic() - began < 4
+        assert 1.9 < time.monotonic() - began < 8
         assert {(answer.status_code, answer.json()["code"]) for answer in refused} == {(503, "overloaded")}
         waiting = asyncio.create_task(api.get("/names"))
         holding.cancel()
@@ -251,7 +270,7 @@ async def test_a_request_waits_two_seconds_for_a_connection_and_no_longer(servin
 
 
 async def test_a_thousand_requests_through_one_connection_never_see_another_tenant(
-    serving: Serving, sql: Sql, as_principal: Callable[..., dict[str, str]]
+    serving: Serving, table: TestDatabase, sql: Sql, as_principal: AsPrincipal
 ):
     """Two tenants and nobody take turns, and a third of them are cut off at any moment."""
     two = (uuid4(), uuid4())
@@ -282,13 +301,16 @@ async def test_a_thousand_requests_through_one_connection_never_see_another_tena
         assert answer.json() == ([str(two[who])] * 3 if who < 2 else [])
         done["answered"] += 1
 
-    async with serving(acts, APP_DATABASE_POOL_SIZE="1") as api:
+    # asyncpg forgets a future of its own where it is cut off while it asks for TLS, and asyncio says so.
+    async with serving(acts, APP_DATABASE_POOL_SIZE="1", DATABASE_URL=f"{table.app}?sslmode=disable") as api:
         await asyncio.gather(*(request(number) for number in range(1_000)))
         assert done["cut off"] > 100
         assert done["answered"] > 600
         await asyncio.sleep(0.1)
         assert REGISTRY.get_sample_value("db_pool_in_use") == 0
-        open_now = sql("select state from pg_stat_activity where usename = %s and datname = current_database()", roles.APP)
+        open_now = sql(
+            "select state from pg_stat_activity where usename = %s and datname = current_database()", roles.APP
+        )
         assert open_now in ([], [("idle",)])
         assert (await api.get("/names")).json() == []
 
@@ -341,7 +363,7 @@ async def test_events_belong_to_the_transaction_that_emitted_them(
 
 
 async def test_a_database_that_is_killed_is_a_503_and_found_again_when_it_is_back(
-    tmp_path: Path, service_of: Callable[..., Service], as_principal: Callable[..., dict[str, str]]
+    tmp_path: Path, service_of: Callable[..., Service], as_principal: AsPrincipal
 ):
     server = Postgres(tmp_path / "postgres")  # one of its own, that may be killed
     server.start()
@@ -355,7 +377,7 @@ async def test_a_database_that_is_killed_is_a_503_and_found_again_when_it_is_bac
         async with started(service), client_of(service, as_principal()) as api:
             assert (await api.post("/compiled", json={"name": "good"})).status_code == 200
             under_way = asyncio.create_task(api.post("/compiled", json={"name": "slow query"}))
-            await asyncio.sleep(0.2)
+            await busy()
             kill(server)
             assert (await under_way).status_code == 503
             for _ in range(3):
@@ -374,4 +396,5 @@ def kill(server: Postgres) -> None:
     with psycopg.connect(server.dsn("postgres")) as superuser:
         others = [pid for (pid,) in superuser.execute("select pid from pg_stat_activity").fetchall()]
     for pid in (postmaster, *others):
-        os.kill(pid, signal.SIGKILL)
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)

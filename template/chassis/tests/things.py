@@ -3,12 +3,15 @@
 The queries are not declared with `query`, so that they are none of the real service's.
 """
 
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Annotated, Any
 from uuid import UUID
 
 import asyncpg
+import httpx
 from fastapi import APIRouter
 
 from chassis import (
@@ -30,6 +33,12 @@ from chassis import (
 )
 from chassis.data.queries import Query
 from chassis.data.tenancy import tenant_table
+
+Client = httpx.AsyncClient
+Serving = Callable[..., AbstractAsyncContextManager[Client]]
+Sql = Callable[..., list[tuple[Any, ...]]]
+AsPrincipal = Callable[..., dict[str, str]]
+"""What the fixtures `serving`, `sql` and `as_principal` are."""
 
 TABLE = f"""
     create table things (
@@ -104,9 +113,7 @@ async def page_of_others(who: Somebody, db: Transaction, page: PageRequest) -> P
 
 
 @router.patch("/things/{thing_id}")
-async def rename(
-    thing_id: UUID, body: NewThing, who: Somebody, db: Transaction, expected: ExpectedVersion
-) -> Thing:
+async def rename(thing_id: UUID, body: NewThing, who: Somebody, db: Transaction, expected: ExpectedVersion) -> Thing:
     thing = await db.first(LOCK, db.tenant_id, thing_id)
     if thing is None:
         raise not_found()
@@ -119,3 +126,8 @@ PERMISSIONS: dict[str, Any] = {"things:use": ("owner", "member")}
 
 app = create_app(Settings, [Module(name="things", router=router, permissions=PERMISSIONS)])
 """What `chassis serve` serves where a test says so."""
+
+
+def client_of(app: Any, headers: dict[str, str]) -> Client:
+    """A client of an ASGI application in this process."""
+    return httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://localhost/v1", headers=headers)

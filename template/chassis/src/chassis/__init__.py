@@ -4,7 +4,7 @@ from chassis.app import create_app
 from chassis.data.queries import query
 from chassis.data.unit_of_work import Transaction, UnitOfWork
 from chassis.http.idempotency import Idempotent
-from chassis.http.input import Input, Instant
+from chassis.http.input import Email, Input, Instant
 from chassis.http.paging import Page, PageRequest, Paging
 from chassis.http.preconditions import ExpectedVersion, Versioned, changed
 from chassis.http.problems import Problem, not_found
@@ -13,6 +13,7 @@ from chassis.module import Module
 from chassis.settings import Settings
 
 __all__ = [
-    "ExpectedVersion", "Idempotent", "Input", "Instant", "Module", "Page", "PageRequest", "Paging", "Principal",
-    "Problem", "Settings", "Transaction", "UnitOfWork", "Versioned", "changed", "create_app", "may", "not_found", "public", "query",
+    "Email", "ExpectedVersion", "Idempotent", "Input", "Instant", "Module", "Page", "PageRequest", "Paging",
+    "Principal", "Problem", "Settings", "Transaction", "UnitOfWork", "Versioned", "changed", "create_app",
+    "may", "not_found", "public", "query",
 ]  # fmt: skip

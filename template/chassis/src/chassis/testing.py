@@ -51,6 +51,14 @@ class TestDatabase:
     superuser: str
 
 
+def pytest_configure() -> None:
+    """Have the log of a service in this process be plain lines: what structlog draws of an exception takes seconds."""
+    import structlog
+
+    plain = structlog.dev.ConsoleRenderer(colors=False, exception_formatter=structlog.dev.plain_traceback)
+    structlog.configure(processors=[structlog.stdlib.add_log_level, plain])
+
+
 @pytest.fixture(scope="session")
 def anyio_backend() -> tuple[str, dict[str, Any]]:
     """Async tests run on the event loop that serves in production, a new one for each test."""
@@ -119,22 +127,21 @@ def new_database(postgres: "Postgres", template: str | None = None) -> Generator
     from chassis.data import roles
 
     name = f"test_{uuid4().hex[:12]}"
+    # Copying files is quicker than copying through the log when nothing is flushed to disk.
+    options = f'template "{template}" strategy file_copy' if template else ""
     with _superuser(postgres) as admin:
-        # Copying files is quicker than copying through the log when nothing is flushed to disk.
-        options = f'template "{template}" strategy file_copy' if template else ""
         admin.execute(f"create database {name} {options}".encode())
         if template:
             roles.close_database(admin, name)
-    try:
-        yield TestDatabase(
-            name,
-            app=postgres.dsn(name, roles.APP),
-            backup=postgres.dsn(name, roles.BACKUP),
-            migrator=f"{postgres.dsn(name)}?options=-crole%3D{roles.MIGRATOR}",
-            superuser=postgres.dsn(name),
-        )
-    finally:
-        with _superuser(postgres) as admin:
+        try:
+            yield TestDatabase(
+                name,
+                app=postgres.dsn(name, roles.APP),
+                backup=postgres.dsn(name, roles.BACKUP),
+                migrator=f"{postgres.dsn(name)}?options=-crole%3D{roles.MIGRATOR}",
+                superuser=postgres.dsn(name),
+            )
+        finally:
             admin.execute(f"drop database {name} with (force)".encode())
 
 

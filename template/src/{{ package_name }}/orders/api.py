@@ -4,9 +4,9 @@ from typing import Annotated, Literal
 from uuid import UUID
 
 from fastapi import APIRouter
-from pydantic import EmailStr, Field
+from pydantic import Field
 
-from chassis import ExpectedVersion, Idempotent, Input, Instant, Page, PageRequest, Principal, Transaction, may
+from chassis import Email, ExpectedVersion, Idempotent, Input, Instant, Page, PageRequest, Principal, Transaction, may
 from chassis.money import Currency
 
 from . import service
@@ -26,7 +26,7 @@ class NewItem(Input):
 
 class NewOrder(Input):
     reference: str = Field(min_length=1, max_length=64, description="Your own name for the order, unique for you.")
-    customer_email: EmailStr = Field(max_length=254)
+    customer_email: Email
     currency: Currency
     items: list[NewItem] = Field(min_length=1, max_length=100)
     note: str | None = Field(default=None, max_length=2_000)
@@ -36,7 +36,7 @@ class NewOrder(Input):
 class OrderChange(Input):
     """What is left out stays as it is; a note of null is removed."""
 
-    customer_email: EmailStr | None = Field(default=None, max_length=254)
+    customer_email: Email | None = None
     note: str | None = Field(default=None, max_length=2_000)
     status: Literal["placed"] | None = None
 

@@ -8,7 +8,7 @@ from uuid import UUID
 from chassis import query
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class WebhookEvent:
     id: UUID
     topic: str

@@ -1,7 +1,5 @@
 """What webhooks keep of an event: in the transaction that caused it, so neither exists without the other."""
 
-from dataclasses import asdict
-
 from chassis import UnitOfWork
 
 from ..orders import OrderCancelled, OrderPlaced
@@ -9,8 +7,8 @@ from .queries import RECORD
 
 
 async def on_order_placed(db: UnitOfWork, event: OrderPlaced) -> None:
-    await db.run(RECORD, db.tenant_id, "order.placed", asdict(event))
+    await db.run(RECORD, db.tenant_id, "order.placed", event)
 
 
 async def on_order_cancelled(db: UnitOfWork, event: OrderCancelled) -> None:
-    await db.run(RECORD, db.tenant_id, "order.cancelled", asdict(event))
+    await db.run(RECORD, db.tenant_id, "order.cancelled", event)

@@ -130,8 +130,12 @@ class Database:
 
     async def _connect(self) -> "Connection":
         connection = await self.connect()
+        try:
+            await _speak_json(connection)
+        except BaseException:
+            connection.terminate()
+            raise
         self._connections.add(connection)
-        await _speak_json(connection)
         return connection
 
     async def connect(self) -> "Connection":

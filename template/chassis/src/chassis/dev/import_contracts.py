@@ -17,7 +17,7 @@ class PublicFace(Contract):
 
     package = fields.StringField()
 
-    def check(self, graph: ImportGraph, verbose: bool) -> ContractCheck:  # noqa: ARG002  (the signature of the library)
+    def check(self, graph: ImportGraph, verbose: bool) -> ContractCheck:
         package = str(self.package)
         violations: list[Violation] = []
         for folder in sorted(graph.find_children(package)):

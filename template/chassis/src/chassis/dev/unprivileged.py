@@ -26,7 +26,7 @@ class Unprivileged:
     """How to run a command as somebody who is not root."""
 
     prefix: tuple[str, ...] = ()
-    account: int | None = None
+    account: pwd.struct_passwd | None = None
 
     def run(self, command: Sequence[str | Path]) -> subprocess.CompletedProcess[str]:
         """Run to its end, with neither a terminal nor the caller's locale."""
@@ -38,9 +38,9 @@ class Unprivileged:
             capture_output=True,
             text=True,
             errors="replace",
-            user=self.account,
-            group=self.account,
-            extra_groups=None if self.account is None else [],
+            user=self.account and self.account.pw_uid,
+            group=self.account and self.account.pw_gid,
+            extra_groups=self.account and [],
             cwd="/",
             start_new_session=True,  # Ctrl-C is for us
             check=False,
@@ -54,7 +54,7 @@ class Unprivileged:
     def own(self, path: Path) -> None:
         """Let the account that commands run as have `path`."""
         if self.account is not None:
-            os.chown(path, self.account, self.account)
+            os.chown(path, self.account.pw_uid, self.account.pw_gid)
 
 
 def unprivileged(directory: Path, binaries: Path) -> Unprivileged:
@@ -63,7 +63,7 @@ def unprivileged(directory: Path, binaries: Path) -> Unprivileged:
         return Unprivileged()
     if _namespaces_work():
         return Unprivileged(prefix=_NAMESPACE)
-    nobody = Unprivileged(account=pwd.getpwnam("nobody").pw_uid)
+    nobody = Unprivileged(account=pwd.getpwnam("nobody"))
     nobody.own(directory)
     for folder in (directory, binaries):
         if nobody.run(["ls", folder]).returncode != 0:

@@ -27,10 +27,10 @@ from pydantic.fields import FieldInfo
 from chassis.data.unit_of_work import transaction
 from chassis.http.exchange import Exchange
 from chassis.http.idempotency import Once, documented
-from chassis.http.invalid import field_names, invalid
+from chassis.http.invalid import PLACES, field_names, invalid
 from chassis.http.preconditions import Versioned
 from chassis.http.problems import bad_request
-from chassis.http.reply import Reply
+from chassis.http.reply import Reply, check_headers
 from chassis.identity.principal import Require, anybody
 
 _BODY, _PRINCIPAL, _TRANSACTION, _REQUEST, _NOTHING = ":body", ":principal", ":transaction", ":request", ":nothing"
@@ -172,7 +172,12 @@ class Endpoint:
         self._query_names = frozenset(signature.query_names)
         self._headers = [(name, name.encode()) for name in signature.header_names]
         self._body: TypeAdapter[Any] | None = None if signature.body is None else TypeAdapter(signature.body)
-        self._body_fields = field_names(self._body)
+        self._places: dict[str | int, str] = {
+            **dict.fromkeys(signature.path_names, "path"),
+            **dict.fromkeys(signature.query_names, "query"),
+            **dict.fromkeys(signature.header_names, "header"),
+        }
+        self._names = PLACES | field_names(self._body) | signature.scalars.keys()
         self._request = any(source == _REQUEST for call in signature.calls for _, source in call.arguments)
         self._has_content = self._status not in (204, 205, 304)
         # The serializer itself: TypeAdapter.dump_json would be one more call.
@@ -191,7 +196,7 @@ class Endpoint:
             try:
                 values[_BODY] = self._body.validate_json(body)
             except ValidationError as error:
-                raise invalid(error, "body", self._body_fields) from None
+                raise invalid(error, "body", self._names) from None
         if self._request:
             values[_REQUEST] = Request(exchange.scope, exchange.receive_again)
         if self._transaction:
@@ -235,10 +240,11 @@ class Endpoint:
         try:
             values.update(self._scalars.validate_python(given).__dict__)  # pyright: ignore[reportOptionalMemberAccess]  # the caller has looked
         except ValidationError as error:
-            raise invalid(error, "parameters", None) from None
+            raise invalid(error, self._places, self._names) from None
 
     def _reply(self, result: Any) -> Reply | Response:
         if isinstance(result, Response):
+            check_headers(result.raw_headers)
             return result
         if not self._has_content:
             return Reply(self._status)

@@ -10,11 +10,10 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 from chassis.data.errors import problem_of as problem_of_database
-from chassis.http.invalid import field_names, invalid
+from chassis.http.invalid import PLACES, field_names
+from chassis.http.invalid import problem as invalid
 from chassis.http.problems import Problem, internal
 from chassis.http.reply import Reply
-
-_PLACES = frozenset({"body", "query", "path", "header", "cookie"})
 
 
 def problem_of(error: BaseException) -> Problem | None:
@@ -45,7 +44,7 @@ def install_error_handlers(app: FastAPI) -> None:
 
     @app.exception_handler(RequestValidationError)
     async def validation(request: Request, error: RequestValidationError) -> Response:
-        return _response(request, invalid(error, "request", _names(request)))
+        return _response(request, invalid(error.errors(), _names(request)))
 
     del problem, validation
 
@@ -54,8 +53,8 @@ def _names(request: Request) -> frozenset[str]:
     """The names that are ours, of all that a validation error may name."""
     route = request.scope.get("route")
     if not isinstance(route, APIRoute):
-        return _PLACES
-    dependants, names = [route.dependant], set(_PLACES)
+        return PLACES
+    dependants, names = [route.dependant], set(PLACES)
     for dependant in dependants:
         dependants += dependant.dependencies
         for parameter in (*dependant.path_params, *dependant.query_params, *dependant.header_params):

@@ -9,9 +9,12 @@ import math
 import re
 from typing import Any, NoReturn
 
-from chassis.http.problems import Problem, bad_request
+from chassis.http.problems import bad_request
 
-_TOKENS = re.compile(rb'(?s)"(?:[^"\\]|\\.)*"|[\[{]|[\]}]')
+# Possessive, and with an end that may be missing: a string is gone through once, whatever follows.
+_STRING = re.compile(rb'(?s)"[^"\\]*+(?:\\.[^"\\]*+)*+"?')
+_BRACKETS = bytes.maketrans(b"{}", b"[]")
+_NO_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
 _LARGEST_INTEGER = 2**63
 _LONGEST_INTEGER = 20
 
@@ -66,19 +69,14 @@ def check(body: bytes, max_depth: int) -> None:
 
 
 def _check_depth(body: bytes, max_depth: int) -> None:
-    depth = 0
-    for match in _TOKENS.finditer(body):
-        byte = match.group()
-        if byte in b"[{":
-            depth += 1
-            if depth > max_depth:
-                raise _too_deep(max_depth)
-        elif byte in b"]}":
-            depth -= 1
-
-
-def _too_deep(max_depth: int) -> Problem:
-    return bad_request("malformed_json", f"The body is nested deeper than {max_depth} levels.")
+    """Take the innermost level away as often as is allowed: nothing may be left."""
+    brackets = _STRING.sub(b"", body).translate(_BRACKETS, _NO_BRACKETS)
+    for _ in range(max_depth):
+        brackets = brackets.replace(b"[]", b"")
+    if brackets:
+        raise bad_request(
+            "malformed_json", f"The body is nested deeper than {max_depth} levels, or a bracket has no other."
+        )
 
 
 def _check_text(value: Any) -> None:
