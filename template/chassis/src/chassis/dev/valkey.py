@@ -107,15 +107,19 @@ class Valkey:
             "port": port,
             "requirepass": self._password,
             "databases": DATABASES,
-            "dir": f'"{self.directory}"',
-            "logfile": f'"{self.log}"',
-            "pidfile": f'"{self._pid_file}"',
+            "logfile": self.log.name,
+            "pidfile": self._pid_file.name,
             "daemonize": "yes",
             "save": '""',
             "appendonly": "no",
         }
         lines = "".join(f"{name} {value}\n" for name, value in configuration.items())
-        subprocess.run([_binary(), "-"], input=lines.encode(), capture_output=True, check=False)
+        started = subprocess.run(
+            [_binary(), "-"], cwd=self.directory, input=lines.encode(), capture_output=True, check=False
+        )
+        if started.returncode != 0:
+            self.log.write_bytes(started.stderr or started.stdout)
+            return False
         deadline = time.monotonic() + _START_SECONDS
         while time.monotonic() < deadline:
             if self.running():
