@@ -26,12 +26,12 @@ class Failed(Exception):
 
 def check_machine() -> None:
     """Raise Failed, before anything is made, where nothing could be measured."""
+    if shutil.which("wrk") is None:
+        raise Failed("wrk is missing: apt install wrk")
     if not hasattr(os, "sched_setaffinity"):
         raise Failed("the benchmarks pin processes to processors, which needs Linux")
     if not {SERVER_CPU, WRK_CPU} <= os.sched_getaffinity(0):
         raise Failed("the benchmarks need two processors: one for the server, one for wrk")
-    if shutil.which("wrk") is None:
-        raise Failed("wrk is missing: apt install wrk")
 
 
 def free_ports(number: int) -> list[int]:
@@ -85,6 +85,7 @@ class Server:
             self.close()
             raise
         self.seconds_to_ready = time.perf_counter() - started
+        self.cpu_seconds_to_ready = self.cpu_seconds()
 
     def cpu_seconds(self) -> float:
         """User and system time of the process since it started."""

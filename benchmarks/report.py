@@ -13,7 +13,7 @@ from statistics import median
 
 from load import Comparison, Round
 
-_HEAD = ("what", "measured", "spread", "bar", "aim", "verdict", "server CPU µs a request", "bare")
+_HEAD = ("what", "measured", "spread", "bar", "aim", "verdict", "CPU µs a request", "of bare")
 _VERSIONS = """
 import sys, sysconfig, importlib.metadata as metadata
 names = "fastapi", "starlette", "pydantic", "uvicorn", "uvloop", "httptools", "asyncpg", "orjson", "structlog"

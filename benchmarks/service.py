@@ -52,26 +52,31 @@ class Database:
 
 
 class Service:
-    """A rendered service with its packages installed; `scratch` is for what the measurements leave."""
+    """A rendered service with its packages installed; `scratch` is for what the measurements leave.
+
+    `python` has what the service's image has, and nothing of development.
+    """
 
     def __init__(self, folder: Path, scratch: Path) -> None:
         self.folder = folder
-        self.python = folder / ".venv" / "bin" / "python"
+        self.python = scratch / "production" / "bin" / "python"
         self._scratch = scratch
         self._numbers = count()
-        log = scratch / "sync.log"
-        with log.open("wb") as output:
-            # As in its image: compiled, so that the first start is like any other.
-            command = ["uv", "sync", "--compile-bytecode"]
-            done = subprocess.run(command, cwd=folder, env=environment(), stdout=output, stderr=output, check=False)
-        if done.returncode != 0:
-            raise Failed(f"uv sync failed in the rendered service: {log.read_text().strip().splitlines()[-1]}")
+        self._sync()
+        # As its image does it: compiled, so that the first start is like any other.
+        self._sync("--no-dev", "--no-editable", "--compile-bytecode", UV_PROJECT_ENVIRONMENT=f"{scratch}/production")
 
     @contextmanager
     def database(self) -> Generator[Database]:
         """A PostgreSQL of its own, migrated, with many orders, for as long as the block runs."""
         process = subprocess.Popen(
-            [self.python, APPS / "database.py", self._scratch / "postgres", str(_ROWS), *TENANTS],
+            [
+                self.folder / ".venv" / "bin" / "python",
+                APPS / "database.py",
+                self._scratch / "postgres",
+                str(_ROWS),
+                *TENANTS,
+            ],
             cwd=self.folder,
             env=environment(),
             stdin=subprocess.PIPE,
@@ -140,6 +145,15 @@ class Service:
             )
         )
         return folder
+
+    def _sync(self, *options: str, **variables: str) -> None:
+        command, log = ["uv", "sync", *options], self._scratch / "sync.log"
+        with log.open("wb") as output:
+            done = subprocess.run(
+                command, cwd=self.folder, env=environment() | variables, stdout=output, stderr=output, check=False
+            )
+        if done.returncode != 0:
+            raise Failed(f"uv sync failed in the rendered service: {log.read_text().strip().splitlines()[-1]}")
 
     def _server(self, command: list[str | Path], variables: dict[str, str], ready: str) -> Server:
         errors = self._scratch / f"server-{next(self._numbers)}.err"

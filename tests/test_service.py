@@ -4,6 +4,7 @@ A class is run by one process (`--dist=loadscope`), in one render: making its en
 """
 
 import os
+import signal
 import subprocess
 from pathlib import Path
 
@@ -57,7 +58,7 @@ class TestOnTheNewestPython(TestOnTheOldestPython):
         return NEWEST
 
 
-def run(folder: Path, *command: str) -> str:
+def run(folder: Path, *command: str, seconds: float = 600) -> str:
     """Run a command as a person would in a terminal of their own; what it prints is the failure's message."""
     ours = {"VIRTUAL_ENV", "PYTHONPATH", "MAKEFLAGS", "MAKELEVEL", "MFLAGS", "UV_PYTHON", "CHASSIS_CI"}
     environment = {
@@ -65,9 +66,21 @@ def run(folder: Path, *command: str) -> str:
     }
     interpreter = folder / ".venv" / "bin" / "python"
     environment |= {"UV_PYTHON": str(interpreter)} if interpreter.exists() else {}
-    done = subprocess.run(
-        command, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
+    process = subprocess.Popen(
+        command,
+        cwd=folder,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        process_group=0,
     )
-    if done.returncode != 0:
-        pytest.fail(f"{' '.join(command)} exited {done.returncode}:\n{done.stdout[-10_000:]}", pytrace=False)
-    return done.stdout
+    try:
+        output, _ = process.communicate(timeout=seconds)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGTERM)
+        output, _ = process.communicate()
+    if process.returncode != 0:
+        pytest.fail(f"{' '.join(command)} exited {process.returncode}:\n{output[-10_000:]}", pytrace=False)
+    return output

@@ -1,7 +1,6 @@
-"""The pages of a rendered service, followed to the letter: the first request, a module of one's own, no examples."""
+"""The pages of a rendered service, followed to the letter: the first request, and the commands of every page."""
 
 import os
-import re
 import signal
 import subprocess
 from collections.abc import Iterator
@@ -63,24 +62,3 @@ def test_the_commands_of_a_page_run(page: str, service: Path):
 def test_the_server_imports_nothing_that_only_migrations_need(service: Path):
     code = "import my_service.main, sys; print(sorted({'alembic', 'psycopg', 'sqlalchemy'} & set(sys.modules)))"
     assert run(service, ".venv/bin/python", "-c", code) == "[]\n"
-
-
-def test_the_service_is_green_without_the_examples_and_with_a_module_by_the_page(service: Path):
-    page = service / "docs" / "modules.md"
-    (remove,) = blocks(page, "sh")
-    run(service, "bash", "-euc", remove)
-    main = service / "src" / "my_service" / "main.py"
-    assert "modules=[])" in main.read_text()
-    run(service, "make", "check")
-    run(service, "make", "test")
-
-    text = page.read_text(encoding="utf-8")
-    files = re.findall(r"`(\S+\.py)`(?:(?!```).)*?```python\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
-    assert len(files) == 4
-    for name, content in files:
-        (service / name).parent.mkdir(exist_ok=True)
-        (service / name).write_text(content, encoding="utf-8")
-    listed = main.read_text().replace("from .settings", "from . import notes\nfrom .settings")
-    main.write_text(listed.replace("modules=[]", "modules=[notes.module]"))
-    run(service, "make", "check")
-    run(service, "make", "test")

@@ -9,7 +9,7 @@ COPIER := $(UV) tool run --from 'copier>=9.19.1,<10' copier
 # An activated environment is another project's, as far as uv can tell.
 unexport VIRTUAL_ENV
 
-.PHONY: help dev stop test check format migrate update installed
+.PHONY: help dev stop test check format module migrate update installed
 .DEFAULT_GOAL := help
 
 help:
@@ -18,6 +18,7 @@ help:
 	@echo "make test      run the tests on a real PostgreSQL; ARGS='-k text' chooses"
 	@echo "make check     lint, format, types, import contracts, what migrations would lock"
 	@echo "make format    put right what make check says of the format"
+	@echo "make module    write a new module and its test, as in make module NAME=invoices"
 	@echo "make migrate   bring the database of DATABASE_URL, or the running development database, to this release"
 	@echo "make update    bring the template's newest release into this checkout"
 
@@ -40,6 +41,9 @@ check: installed
 format: installed
 	$(BIN)/ruff check --fix --quiet
 	$(BIN)/ruff format --quiet
+
+module: installed
+	@$(BIN)/chassis module new "$(NAME)"
 
 migrate: installed
 	@$(BIN)/chassis migrate

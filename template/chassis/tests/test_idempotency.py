@@ -97,19 +97,12 @@ async def test_the_same_key_of_another_tenant_caller_or_route_is_another_key(
     assert len(sql("select name from things")) == 4
 
 
-@pytest.mark.parametrize(
-    ("headers", "code"),
-    [
-        ({}, "idempotency_key_missing"),
-        *(
-            ({"Idempotency-Key": value}, "idempotency_key_malformed")
-            for value in ("", " ", "a b", '""', '"a', 'a"', "a,b", "ä".encode("latin-1"), "a\\", "a" * 256, "'; --")
-        ),
-    ],
-)
-async def test_a_missing_or_malformed_key_is_refused(api: Client, headers: dict[str, str], code: str, sql: Sql):
-    answer = await api.post("/things", json={"name": "a"}, headers=headers)
-    assert (answer.status_code, answer.json()["code"]) == (400, code)
+async def test_a_missing_or_malformed_key_is_refused(api: Client, sql: Sql):
+    missing = await api.post("/things", json={"name": "a"})
+    assert (missing.status_code, missing.json()["code"]) == (400, "idempotency_key_missing")
+    for value in ("", " ", "a b", '""', '"a', 'a"', "a,b", "ä", "a\\", "a" * 256, "'; --"):
+        refused = await api.post("/things", json={"name": "a"}, headers={b"idempotency-key": value.encode()})
+        assert (refused.status_code, refused.json()["code"]) == (400, "idempotency_key_malformed"), value
     assert sql("select name from things") == []
 
 

@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 from textwrap import indent
+from threading import Barrier
 
 import psycopg
 import pytest
@@ -90,6 +91,26 @@ def test_many_at_once_on_many_databases(fresh_cluster: Postgres) -> None:
             assert heads.state(versions(database)) == "current"
 
 
+def test_roles_may_be_changed_for_several_databases_at_once(fresh_cluster: Postgres) -> None:
+    """They are the whole cluster's, and PostgreSQL refuses the second of two changes that meet."""
+    meet = Barrier(4)
+
+    def change(database: TestDatabase) -> None:
+        with psycopg.connect(database.superuser, autocommit=True) as connection:
+            meet.wait()
+            roles.bootstrap(connection)
+            for _ in range(20):
+                roles.set_password(connection, roles.APP, "the same")
+
+    with ExitStack() as stack, ThreadPoolExecutor(meet.parties) as threads:
+        list(threads.map(change, [stack.enter_context(new_database(fresh_cluster)) for _ in range(meet.parties)]))
+    with psycopg.connect(fresh_cluster.dsn("postgres")) as connection:
+        names = connection.execute(
+            "select array_agg(rolname::text order by rolname) from pg_roles where rolname ~ '_(app|backup|migrator)$'"
+        )
+        assert names.fetchone() == (sorted([roles.APP, roles.BACKUP, roles.MIGRATOR]),)
+
+
 def test_what_failed_is_undone_and_what_came_before_stays(empty_database: TestDatabase, service: Path) -> None:
     write(service, "first", "create table first (id int)")
     write(service, "second", "create table second (id int); select 1 / 0", "first")
@@ -119,7 +140,7 @@ def test_a_locked_table_is_asked_for_briefly_and_again(empty_database: TestDatab
     write(service, "first", "create table first (id int); grant select on first to public")
     migrate.migrate(empty_database.superuser)
     write(service, "second", "alter table first add note text", "first")
-    with psycopg.connect(empty_database.superuser) as reader, ThreadPoolExecutor(1) as thread:
+    with ThreadPoolExecutor(1) as thread, psycopg.connect(empty_database.superuser) as reader:
         reader.execute("select from first")
         migrating = thread.submit(migrate.migrate, empty_database.superuser)
         with pytest.raises(TimeoutError):

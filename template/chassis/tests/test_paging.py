@@ -59,18 +59,16 @@ async def test_rows_that_arrive_during_a_walk_disturb_nothing_that_was_there_bef
     assert [identifier for identifier in seen if identifier in set(before)] == before
 
 
-@pytest.mark.parametrize("rows", [0, 1, 19, 20, 21, 40])
-async def test_the_last_page_says_so(api: Client, sql: Sql, tenant_id: UUID, rows: int):
-    sql(FILL, tenant_id, "thing-", "0", rows)
-    walked = [page async for page in pages(api, limit=20)]
-    assert [len(page) for page in walked] == {
-        0: [0], 1: [1], 19: [19], 20: [20], 21: [20, 1], 40: [20, 20]
-    }[rows]  # fmt: skip
+async def test_the_last_page_says_so(api: Client, sql: Sql, tenant_id: UUID):
+    for rows, sizes in ((0, [0]), (1, [1]), (19, [19]), (20, [20]), (21, [20, 1]), (40, [20, 20])):
+        sql("delete from things")
+        sql(FILL, tenant_id, "thing-", "0", rows)
+        assert [len(page) async for page in pages(api, limit=20)] == sizes
 
 
-@pytest.mark.parametrize("limit", ["0", "101", "-1", "ten", "1e1"])
-async def test_a_page_has_a_size_that_is_allowed(api: Client, limit: str):
-    assert (await api.get("/things", params={"limit": limit})).status_code == 422
+async def test_a_page_has_a_size_that_is_allowed(api: Client):
+    for limit in ("0", "101", "-1", "ten", "1e1"):
+        assert (await api.get("/things", params={"limit": limit})).status_code == 422, limit
 
 
 async def test_a_cursor_that_this_list_did_not_make_is_refused(

@@ -19,7 +19,7 @@ def thing(sql: Sql, tenant_id: UUID) -> str:
 
 
 async def rename(api: Client, thing: str, if_match: str, name: str = "b"):
-    return await api.patch(thing, json={"name": name}, headers={"If-Match": if_match})
+    return await api.patch(thing, json={"name": name}, headers={b"if-match": if_match.encode()})
 
 
 async def test_the_latest_version_may_be_changed_and_becomes_the_next(api: Client, thing: str):
@@ -35,19 +35,17 @@ async def test_without_a_version_nothing_is_changed(api: Client, thing: str, sql
     assert sql("select name, version from things") == [("a", 3)]
 
 
-@pytest.mark.parametrize("version", ['"2"', '"4"', '"0"', '"999999999999999999"'])
-async def test_another_version_is_not_changed(api: Client, thing: str, version: str, sql: Sql):
-    answer = await rename(api, thing, version)
-    assert (answer.status_code, answer.json()["code"]) == (412, "version_changed")
+async def test_another_version_is_not_changed(api: Client, thing: str, sql: Sql):
+    for version in ('"2"', '"4"', '"0"', '"999999999999999999"'):
+        answer = await rename(api, thing, version)
+        assert (answer.status_code, answer.json()["code"]) == (412, "version_changed"), version
     assert sql("select name, version from things") == [("a", 3)]
 
 
-@pytest.mark.parametrize(
-    "value", ["*", "3", 'W/"3"', '"3", "4"', '"3', '""', '"-1"', '"3.0"', '"x"', '"' + "9" * 19 + '"', '"٣"'.encode()]
-)
-async def test_what_is_no_etag_of_ours_is_refused(api: Client, thing: str, value: str, sql: Sql):
-    answer = await rename(api, thing, value)
-    assert (answer.status_code, answer.json()["code"]) == (400, "if_match_malformed")
+async def test_what_is_no_etag_of_ours_is_refused(api: Client, thing: str, sql: Sql):
+    for value in ("*", "3", 'W/"3"', '"3", "4"', '"3', '""', '"-1"', '"3.0"', '"x"', f'"{"9" * 19}"', '"٣"'):
+        answer = await rename(api, thing, value)
+        assert (answer.status_code, answer.json()["code"]) == (400, "if_match_malformed"), value
     assert sql("select name, version from things") == [("a", 3)]
 
 

@@ -77,6 +77,16 @@ def migration_lint(_: argparse.Namespace) -> int:
     return lint()
 
 
+def module_new(options: argparse.Namespace) -> int:
+    """Write a module: its table, queries, routes and a test, and list it in main.py."""
+    from chassis.dev.new_module import new_module
+
+    for path in new_module(options.name):
+        print(os.path.relpath(path))
+    print(f"Now make it yours. A running 'make dev' migrates and serves it: /v1/{options.name.replace('_', '-')}")
+    return 0
+
+
 def config(options: argparse.Namespace) -> int:
     """Show every variable, where its value is from, and the verdict that boot would give."""
     from chassis.app import load_app
@@ -117,6 +127,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     add(migration, "new", migration_new).add_argument("name", metavar="NAME", help="what it does, as in add_invoices")
     add(migration, "lint", migration_lint)
+    module = commands.add_parser("module", help="Write modules.").add_subparsers(metavar="COMMAND", required=True)
+    add(module, "new", module_new).add_argument("name", metavar="NAME", help="most often a plural, as in invoices")
     environment = add(commands, "config", config)
     environment.add_argument(
         "--env", choices=["development", "test", "staging", "production"], help="as if APP_ENVIRONMENT were this"

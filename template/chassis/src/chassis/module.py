@@ -24,6 +24,6 @@ class Module:
     listens: Mapping[type, Listener] = field(default_factory=lambda: {})
     """Event type to what this module does about it, in the transaction of whoever emitted it."""
     sample: "Query[Any] | None" = None
-    """SQL that fills this module's tables for the current tenant: $1 is how many rows. For development and plan tests."""
+    """SQL that fills this module's tables for the current tenant: $1 is how many rows. The test of plans needs it."""
     log_fields: Collection[str] = ()
     """Names of text fields that this module's log lines may show."""

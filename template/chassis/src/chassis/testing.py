@@ -51,18 +51,19 @@ class TestDatabase:
     superuser: str
 
 
-def pytest_configure() -> None:
-    """Have the log of a service in this process be plain lines: what structlog draws of an exception takes seconds."""
-    import structlog
-
-    plain = structlog.dev.ConsoleRenderer(colors=False, exception_formatter=structlog.dev.plain_traceback)
-    structlog.configure(processors=[structlog.stdlib.add_log_level, plain])
-
-
 @pytest.fixture(scope="session")
 def anyio_backend() -> tuple[str, dict[str, Any]]:
     """Async tests run on the event loop that serves in production, a new one for each test."""
     return "asyncio", {"use_uvloop": True}
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _logs_as_in_production() -> None:
+    """Lines of JSON beside a test that failed: a traceback with every local variable takes seconds to draw."""
+    from chassis.observe import logs
+    from chassis.settings import Settings
+
+    logs.configure(Settings(environment="test", log_format="json"))
 
 
 @pytest.fixture(scope="session")

@@ -34,7 +34,7 @@ def problem_of(error: Exception) -> Problem | None:
 
 
 def _our_mistake(error: Exception) -> bool:
-    """Whether an InterfaceError is not about the connection: a wrong argument, or two queries at once on one of them."""
+    """Whether an InterfaceError is not about the connection: a wrong argument, or two queries at once on one."""
     return isinstance(error, ValueError) or "another operation" in str(error)
 
 

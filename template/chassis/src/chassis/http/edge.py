@@ -134,15 +134,14 @@ class Edge:
             del exchange.scope["chassis.exchange"]
 
     async def _fail(self, exchange: Exchange, error: BaseException, *, expired: bool) -> None:
-        problem = self._problem(exchange, error, expired=expired)
-        if exchange.status:
-            return  # An answer that had begun cannot be taken back: the server closes the connection.
         try:
-            reply = problem.reply(exchange.request_id)
+            reply = self._problem(exchange, error, expired=expired).reply(exchange.request_id)
         except Exception as failure:
             _log.error("problem cannot be written", exc_info=failure)
             reply = internal().reply(exchange.request_id)
-        await exchange.write(reply)
+        # An answer that has begun cannot be taken back: the server closes the connection.
+        if not exchange.status:
+            await exchange.write(reply)
 
     def _problem(self, exchange: Exchange, error: BaseException, *, expired: bool) -> Problem:
         """What to tell the client, once whoever operates this has been told."""

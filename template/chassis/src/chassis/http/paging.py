@@ -49,8 +49,8 @@ class Paging:
     """Where a page starts, and how long it may be.
 
     Pass `before()` and `fetch` to a query that ends in `where (created_at, id) < ($1, $2) order by created_at desc,
-    id desc limit $3`, and its rows to `page`. Every page has bounds, the first one too: with `or $1 is null` or `coalesce`
-    in the condition, no index could serve it.
+    id desc limit $3`, and its rows to `page`. Every page has bounds, the first one too: with `or $1 is null` or
+    `coalesce` in the condition, no index could serve it.
     """
 
     __slots__ = ("_key", "_start", "limit")
