@@ -1,6 +1,6 @@
-"""Limits on the requests of a whole service: who is limited, who is not, what an answer tells and what a refusal costs."""
+"""Limits on the requests of a whole service: who is limited, what an answer tells, what a refusal costs."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from uuid import UUID, uuid4
 
 import httpx
@@ -30,11 +30,14 @@ def only_fastapi_understands(request: Request) -> str:
 
 @pytest.fixture
 def asking(service_of: Callable[..., Service]) -> Callable[..., "Asking"]:
-    return lambda **limits: Asking(service_of(router, **limits))
+    def make(**limits: str) -> Asking:
+        return Asking(service_of(router, **limits))
+
+    return make
 
 
 class Asking:
-    """Ask a service from any address: `async with asking(APP_LIMIT_PER_ADDRESS="3") as ask: await ask("GET", "/things")`."""
+    """`async with asking(APP_LIMIT_PER_ADDRESS="3") as ask: await ask("GET", "/v1/things", "192.0.2.1")`."""
 
     def __init__(self, service: Service) -> None:
         self.service = service
@@ -228,14 +231,14 @@ async def test_a_forwarding_header_chooses_a_limit_only_when_a_proxy_wrote_it(as
 
 
 @pytest.fixture
-def two(serve: Callable[..., RunningServer]) -> Iterator[Callable[..., list[int]]]:
+def two(serve: Callable[..., RunningServer]) -> Callable[..., list[int]]:
     """Start two replicas, and ask them by turns."""
 
     def ask(requests: int, **more: str) -> list[int]:
         replicas = [serve(APP_LIMIT_PER_ADDRESS="10", **more) for _ in range(2)]
         return [httpx.get(f"{replicas[n % 2].url}/v1/nowhere-{uuid4()}").status_code for n in range(requests)]
 
-    yield ask
+    return ask
 
 
 def test_two_replicas_without_a_shared_store_allow_each_its_own(

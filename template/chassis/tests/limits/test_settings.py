@@ -31,11 +31,11 @@ def test_networks_are_taken_as_they_are_written():
 def test_nobody_trusts_everybody(everybody: str, environment: str):
     number = 2 if "," in everybody else 1
     told = {**DEPLOYED, "APP_ENVIRONMENT": environment, "APP_TRUSTED_PROXIES": everybody}
-    expected = f"APP_TRUSTED_PROXIES must not trust every address, and entry {number} does: clients could say who they are"
-    assert expected in problems(**told)
+    problem = f"must not trust every address, and entry {number} does: clients could say who they are"
+    assert f"APP_TRUSTED_PROXIES {problem}" in problems(**told)
 
 
-@pytest.mark.parametrize("wrong", ["10.0.0.1/8", "proxy.example.com", "10.0.0.0/33", "10.0.0.0/8;fd00::/8", "fe80::1%a%b"])
+@pytest.mark.parametrize("wrong", ["10.0.0.1/8", "proxy.example.com", "10.0.0.0/33", "10.0.0.0/8;fd00::/8", "fe80::%"])
 def test_what_is_no_network_is_refused_and_not_repeated(wrong: str):
     [problem] = problems(APP_TRUSTED_PROXIES=wrong)
     assert problem.startswith("APP_TRUSTED_PROXIES must be networks with commas between them, such as 10.0.0.0/8")

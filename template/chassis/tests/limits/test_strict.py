@@ -1,6 +1,6 @@
 """Guessing secrets: limited by who guesses and by whom it is aimed at, without keeping anybody out of their account."""
 
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 
 import httpx
 import pytest
@@ -28,7 +28,7 @@ class SignIn(BaseModel):
 async def sign_in(body: SignIn, request: Request) -> str:
     attempt = await aim_at(request.scope["chassis.exchange"], body.email, SIGN_IN)
     hashes.append(body.email)
-    if body.password != "right":  # noqa: S105  (no secret)
+    if body.password != "right":
         raise Problem(401, "wrong", "Wrong.")
     await attempt.succeeded()
     return "in"
@@ -40,11 +40,11 @@ async def reset(body: SignIn, request: Request) -> str:
     return "sent"
 
 
-SignsIn = Callable[..., object]
+Post = Callable[..., Awaitable[httpx.Response]]
 
 
 @pytest.fixture
-async def post(service_of: Callable[..., Service]):
+async def post(service_of: Callable[..., Service]) -> AsyncGenerator[Post]:
     """`await post("/signin", peer, password, email)` is the answer."""
     hashes.clear()
     service = service_of(router, APP_LIMIT_PER_ADDRESS="6000")
@@ -58,11 +58,8 @@ async def post(service_of: Callable[..., Service]):
         yield post
 
 
-Post = Callable[..., "object"]
-
-
-async def statuses(post: Callable[..., object], times: int, *arguments: str, **more: str) -> list[int]:
-    return [(await post(*arguments, **more)).status_code for _ in range(times)]  # type: ignore[misc]  # the fixture's
+async def statuses(post: Post, times: int, *arguments: str, **more: str) -> list[int]:
+    return [(await post(*arguments, **more)).status_code for _ in range(times)]
 
 
 async def test_guessing_one_account_from_one_place_ends_after_few_and_costs_no_hash(post: Post):
@@ -72,8 +69,8 @@ async def test_guessing_one_account_from_one_place_ends_after_few_and_costs_no_h
 
 
 async def test_an_unknown_account_is_limited_as_a_known_one_and_the_answer_does_not_tell(post: Post):
-    known = [await post("/signin", "192.0.2.1", email="ann@example.com") for _ in range(12)]  # type: ignore[misc]
-    unknown = [await post("/signin", "192.0.2.2", email="nobody@example.com") for _ in range(12)]  # type: ignore[misc]
+    known = [await post("/signin", "192.0.2.1", email="ann@example.com") for _ in range(12)]
+    unknown = [await post("/signin", "192.0.2.2", email="nobody@example.com") for _ in range(12)]
     for one, other in zip(known, unknown, strict=True):
         assert one.status_code == other.status_code
         assert one.headers.keys() == other.headers.keys()

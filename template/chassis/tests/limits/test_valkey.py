@@ -29,7 +29,7 @@ SECONDS = 10.0
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[Valkey]:
     """A server that a test may treat as it likes."""
-    server = Valkey(tmp_path / "a \"deep\" folder's")
+    server = Valkey(tmp_path / 'a "deep" folder\'s')
     server.start()
     yield server
     if server.pid:

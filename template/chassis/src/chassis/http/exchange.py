@@ -31,8 +31,8 @@ class Exchange(RequestContext):
     """What the edge and the handler share about one request."""
 
     __slots__ = (
-        "_body", "_chunks", "_receive", "_replayed", "_send", "_unshared", "address", "edge", "headers", "levels", "method",
-        "path", "principal", "route", "scope", "status", "transaction",
+        "_body", "_chunks", "_receive", "_replayed", "_send", "_unshared", "address", "edge", "headers", "levels",
+        "method", "path", "principal", "route", "scope", "status", "transaction",
     )  # fmt: skip
 
     def __init__(self, edge: "Edge", scope: Scope, receive: Receive, send: Send) -> None:

@@ -1,8 +1,8 @@
 """What is limited, and how an answer tells of it.
 
-Uses are counted by the generic cell rate algorithm. Of each key one number is kept: the time at which its quota is whole
-again. A use moves it on by one interval, and is refused if that would put it further away than the window is long. So a
-quota can be used up in a burst or spread out, and comes back evenly: nobody waits for a window to end.
+Uses are counted by the generic cell rate algorithm. Of each key one number is kept: the time at which its quota is
+whole again. A use moves it on by one interval, and is refused if that would put it further away than the window is
+long. So a quota can be used up in a burst or spread out, and comes back evenly: nobody waits for a window to end.
 """
 
 from collections.abc import Sequence
@@ -50,8 +50,8 @@ class Counted(NamedTuple):
 def headers_of(levels: Sequence[Level]) -> list[Header]:
     """`RateLimit-Policy` and `RateLimit`, two structured fields: draft-ietf-httpapi-ratelimit-headers-10.
 
-    Of the policy, `q` is the quota and `w` its window in seconds. Of the limit, `r` is what remains of the quota and `t`
-    the seconds until there is more.
+    Of the policy, `q` is the quota and `w` its window in seconds. Of the limit, `r` is what remains of the quota and
+    `t` the seconds until there is more.
     """
     limits: list[bytes] = []
     for rule, wait in levels:

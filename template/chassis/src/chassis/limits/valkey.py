@@ -1,7 +1,7 @@
 """Counting in Valkey, for all replicas together: one round trip, whatever the number of rules.
 
-When Valkey is away, limits go on in each process by itself: nobody waits longer than `_SECONDS` for it, once; after that
-one attempt a second finds out whether it is back, while requests do not wait at all.
+When Valkey is away, limits go on in each process by itself: nobody waits longer than `_SECONDS` for it, once; after
+that one attempt a second finds out whether it is back, while requests do not wait at all.
 """
 
 import asyncio
@@ -22,8 +22,8 @@ _RETRY_SECONDS = 1.0
 
 store_up = Gauge("rate_limit_store_up", "1 while limits are shared through Valkey, 0 while it is away.")
 
-# KEYS are the uses; ARGV[1] is the time, or empty for Valkey's own; then for each use its interval and window in seconds.
-# A negative interval gives a use back. Answers in how many seconds each quota was whole again, before these uses.
+# KEYS are the uses; ARGV[1] is the time, or empty for Valkey's own; then for each use its interval and its window in
+# seconds. A negative interval gives a use back. Answers in how many seconds each quota was whole again before.
 _SCRIPT = """
 local now = tonumber(ARGV[1])
 if not now then

@@ -30,7 +30,7 @@ class Connection(asyncio.Protocol):
         parts = urlsplit(url)
         tls = ssl.create_default_context() if parts.scheme.endswith("s") else None
         loop = asyncio.get_running_loop()
-        _, connection = await loop.create_connection(cls, parts.hostname, parts.port or _PORT, ssl=tls)
+        _, connection = await loop.create_connection(cls, parts.hostname or "", parts.port or _PORT, ssl=tls)
         try:
             if parts.password:
                 user = [unquote(parts.username)] if parts.username else []
