@@ -104,6 +104,10 @@ class Service:
             "APP_LOG_LEVEL": "info",
             "APP_SECRET_KEY": secrets.token_urlsafe(32),
             "APP_DOCS": "false",
+            # They count every request as always, and refuse none.
+            "APP_LIMIT_PER_ADDRESS": "1000000",
+            "APP_LIMIT_PER_ACCOUNT": "1000000",
+            "APP_LIMIT_PER_TENANT": "1000000",
             "DATABASE_URL": database.app,
             "PORT": str(port),
             "METRICS_PORT": str(metrics_port),
