@@ -70,7 +70,17 @@ class TestOnTheNewestPython(TestOnTheOldestPython):
 
 def run(folder: Path, *command: str, seconds: float = 600) -> str:
     """Run a command as a person would in a terminal of their own; what it prints is the failure's message."""
-    ours = {"VIRTUAL_ENV", "PYTHONPATH", "MAKEFLAGS", "MAKELEVEL", "MFLAGS", "UV_PYTHON", "CHASSIS_CI"}
+    ours = {
+        "ARGS",
+        "PYTHON",
+        "VIRTUAL_ENV",
+        "PYTHONPATH",
+        "MAKEFLAGS",
+        "MAKELEVEL",
+        "MFLAGS",
+        "UV_PYTHON",
+        "CHASSIS_CI",
+    }
     environment = {
         name: value for name, value in os.environ.items() if name not in ours and not name.startswith("PYTEST")
     }
