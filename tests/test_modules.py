@@ -78,6 +78,7 @@ def test_the_service_is_green_without_the_examples_and_with_a_module_made_by_the
     run(service, "bash", "-euc", remove)
     main = service / "src" / "my_service" / "main.py"
     assert "modules=[])" in main.read_text()
+    assert list((service / "migrations" / "versions").iterdir()), "git keeps no empty folder, and the service needs it"
     run(service, "make", "check")
     run(service, "make", "test")
 

@@ -84,6 +84,7 @@ def run(folder: Path, *command: str, seconds: float = 600) -> str:
     environment = {
         name: value for name, value in os.environ.items() if name not in ours and not name.startswith("PYTEST")
     }
+    environment["PYTEST_XDIST_AUTO_NUM_WORKERS"] = "1"  # beside us runs another worker with a service of its own
     interpreter = folder / ".venv" / "bin" / "python"
     environment |= {"UV_PYTHON": str(interpreter)} if interpreter.exists() else {}
     process = subprocess.Popen(

@@ -50,9 +50,9 @@ migrate: installed
 
 # The hook of the template fails this when files are left with conflicts.
 update: installed
-	$(COPIER) update --trust
+	$(COPIER) update --trust --skip-answered $(ARGS)
 	@$(UV) sync --quiet
-	@echo "Now: make check test; look at 'git diff'; commit, uv.lock as well. 'make dev' and the deployment migrate."
+	@echo "uv.lock is brought up to date: commit it too. 'make dev' and the deployment run what there is to migrate."
 
 # Quick when nothing is missing, and quiet. What an installer says is kept for when something is.
 installed: $(UV) | .dev

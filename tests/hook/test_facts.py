@@ -98,12 +98,6 @@ WORKFLOW = ".github/workflows/check.yml"
             "says 'valkey', which is for shared_store valkey, but it is none",
         ),
         (
-            "chassis/src/chassis/features.py",
-            "frozenset((",
-            'frozenset(("valkey",',
-            "says '\"valkey\"', which is for shared_store valkey, but it is none",
-        ),
-        (
             "pyproject.toml",
             'license = "LicenseRef-Proprietary"',
             'license = "MIT"',

@@ -27,7 +27,7 @@ from chassis.failure import Failure
 from chassis.settings import Settings, load
 
 CHASSIS = (sys.executable, "-m", "chassis.cli")
-SECONDS = 60.0
+SECONDS = 120.0
 
 
 @pytest.fixture

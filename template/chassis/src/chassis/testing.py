@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from chassis.dev.postgres import Postgres
     from chassis.settings import Settings
 
-_SERVE_SECONDS = 15.0
+_SERVE_SECONDS = 60.0
 _STOP_SECONDS = 30.0
 
 
@@ -161,6 +161,10 @@ def environment(database: TestDatabase, request: pytest.FixtureRequest) -> dict[
     shared = {"APP_VALKEY_URL": request.getfixturevalue("valkey_url")} if "valkey" in FEATURES else {}
     return shared | {
         "APP_ENVIRONMENT": "test",
+        # Every test asks from one address, and the tests of limits set their own.
+        "APP_LIMIT_PER_ADDRESS": "1000000",
+        "APP_LIMIT_PER_ACCOUNT": "1000000",
+        "APP_LIMIT_PER_TENANT": "1000000",
         "DATABASE_URL": database.app,
         "MIGRATOR_DATABASE_URL": database.superuser,
     }

@@ -74,6 +74,8 @@ class Database:
         except TimeoutError:
             for connection in self._connections:
                 connection.terminate()
+        self._connections.clear()
+        self._resting.clear()
 
     def unit_of_work(self, tenant_id: UUID | None) -> UnitOfWork:
         """A unit of work that has not begun. Without a tenant it sees no tenant's rows."""
@@ -110,12 +112,11 @@ class Database:
 
     def release(self, connection: "Connection", *, clean: bool = True) -> None:
         """Give a connection back; one that is not known to be between transactions is closed instead."""
-        if not clean or connection.is_in_transaction():
-            connection.terminate()
-        if connection.is_closed():
-            self._connections.discard(connection)
-        else:
+        if not connection.is_closed() and clean and not connection.is_in_transaction():
             self._resting.append((connection, monotonic()))
+        else:
+            connection.terminate()
+            self._connections.discard(connection)
         self._free.release()
 
     def _rested(self) -> "Connection | None":

@@ -18,12 +18,11 @@ import psycopg
 from psycopg.sql import SQL, Identifier
 
 from chassis.app import Service
-from chassis.data.migrate import migrate_for
 from chassis.data.pool import Database
 from chassis.dev.database import development_server, state_folder, with_database
 from chassis.dev.postgres import POSTGRES_MAJOR, Postgres
 from chassis.dev.processes import is_busy, runs
-from chassis.dev.reload import serve_and_reload, stop_child
+from chassis.dev.reload import serve_and_reload, start_child, stop_child
 from chassis.failure import Failure
 from chassis.features import FEATURES, PACKAGE
 from chassis.identity.development import DEMO_TENANT
@@ -46,14 +45,17 @@ def develop(service: Service, settings: Settings) -> int:
         try:
             stop_child()  # of a run that was killed
             _refuse_busy_ports(settings)
+            is_new = False
             if settings.database_url is None:
-                settings = running.enter_context(_database(service, settings))
-            else:
-                _migrate(settings)
+                settings, is_new = running.enter_context(_database(settings))
             if "valkey" in FEATURES and settings.valkey_url is None:
                 running.enter_context(import_module("chassis.dev.valkey").developing())
             running.callback(stop_child)
-            serve_and_reload(settings)
+            child = start_child()  # it needs as long to import as the database to be migrated
+            _migrate(settings)
+            if is_new:
+                asyncio.run(_sample(service, settings))
+            serve_and_reload(child, settings)
         except (_Stop, KeyboardInterrupt):  # the second one comes from watchfiles, in place of the first
             print("\nStopping ...", flush=True)
     return 0
@@ -74,8 +76,8 @@ def stop_leftovers() -> int:
         valkey = import_module("chassis.dev.valkey")
         ours.append(valkey.development_server())
         theirs.append(valkey.test_server())
-    for server in ours if _in_use(tests) else ours + theirs:
-        if server.running():
+    for server in ours + theirs:
+        if server.running() and not (server in theirs and _in_use(tests)):
             server.stop()
             stopped.append(True)
     print("Stopped." if any(stopped) else "Nothing was running.")
@@ -83,8 +85,8 @@ def stop_leftovers() -> int:
 
 
 @contextmanager
-def _database(service: Service, settings: Settings) -> Generator[Settings]:
-    """The development database: started, made on first use with a few rows of a demo tenant, migrated."""
+def _database(settings: Settings) -> Generator[tuple[Settings, bool]]:
+    """The development database, running; whether it was made just now."""
     server = development_server()
     print(f"Starting PostgreSQL {POSTGRES_MAJOR} in {os.path.relpath(server.directory)} ...", flush=True)
     try:
@@ -93,22 +95,21 @@ def _database(service: Service, settings: Settings) -> Generator[Settings]:
             is_new = admin.execute("select from pg_database where datname = %s", [PACKAGE]).fetchone() is None
             if is_new:
                 admin.execute(SQL("create database {}").format(Identifier(PACKAGE)))
-        settings = with_database(settings)
-        _migrate(settings)
-        if is_new:
-            asyncio.run(_sample(service, settings))
-        yield settings
+        yield with_database(settings), is_new
     finally:
         server.stop()
 
 
 def _migrate(settings: Settings) -> None:
     print("Migrating the database ...", flush=True)
+    from chassis.data.migrate import migrate_for  # only now that the service is on its way: it takes long to import
+
     if migrate_for(settings) == "ahead":
         print("It has migrations that are not in this checkout. To start with an empty one: rm -r .dev/postgres")
 
 
 async def _sample(service: Service, settings: Settings) -> None:
+    """Give the demo tenant a few rows."""
     database = Database(settings, {})
     await database.open()
     async with database.unit_of_work(DEMO_TENANT) as db:

@@ -34,7 +34,10 @@ def lint() -> int:
     failed = False
     for revision in ScriptDirectory.from_config(alembic_config()).walk_revisions():
         command = [squawk, *options, f"--stdin-filepath={revision.path}"]
-        failed |= subprocess.run(command, input=_sql(revision), text=True, check=False).returncode != 0
+        checked = subprocess.run(command, input=_sql(revision), capture_output=True, text=True, check=False)
+        if checked.returncode != 0:
+            failed = True
+            print(checked.stdout, checked.stderr)
     return 1 if failed else 0
 
 

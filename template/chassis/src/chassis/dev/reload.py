@@ -19,19 +19,28 @@ from chassis.features import PROJECT
 from chassis.identity.development import DEMO_TENANT
 from chassis.settings import Settings
 
+Child = subprocess.Popen[bytes]
+
 _CHASSIS = (sys.executable, "-m", "chassis.cli")
-_READY_SECONDS = 20.0
+_READY_SECONDS = 60.0
 _STOP_SECONDS = 5.0
 
 
-def serve_and_reload(settings: Settings) -> None:
-    """Serve, and start again when code or a migration changes, until an exception ends it."""
-    root = heads.service_revisions().parent.parent
+def start_child() -> Child:
+    """Start the service, in a process group of its own: Ctrl-C is for us to pass on."""
+    child = subprocess.Popen([*_CHASSIS, "serve"], stdin=subprocess.DEVNULL, process_group=0)
+    _pid_file().write_text(f"{child.pid}\n")
+    return child
+
+
+def serve_and_reload(child: Child, settings: Settings) -> None:
+    """Wait for the service, and start it again when code or a migration changes, until an exception ends it."""
     print("Starting the service ...", flush=True)
-    child = _start(settings)
+    _wait(child, settings)
     if child.poll() is not None:
         raise Failure("the service did not start; its reason is above")
     _welcome(settings)
+    root = heads.service_revisions().parent.parent
     told = False
     # fmt: off
     watched = watch(
@@ -46,7 +55,8 @@ def serve_and_reload(settings: Settings) -> None:
             stop_child()
             if any("migrations" in file.parts for file in files):
                 subprocess.run([*_CHASSIS, "migrate"], check=False)
-            child, told = _start(settings), False
+            child, told = start_child(), False
+            _wait(child, settings)
         elif child.poll() is not None and not told:
             print(f"The service ended with exit code {child.returncode}; it waits for a change.", flush=True)
             told = True
@@ -74,17 +84,13 @@ def _pid_file() -> Path:
     return state_folder() / "serve.pid"
 
 
-def _start(settings: Settings) -> "subprocess.Popen[bytes]":
-    """Start the service, in a process group of its own so that Ctrl-C reaches it through us, and wait for it."""
-    child = subprocess.Popen([*_CHASSIS, "serve"], stdin=subprocess.DEVNULL, process_group=0)
-    _pid_file().write_text(f"{child.pid}\n")
+def _wait(child: Child, settings: Settings) -> None:
     deadline = time.monotonic() + _READY_SECONDS
     while child.poll() is None and not _is_ready(settings):
         if time.monotonic() > deadline:
             print(f"{_url(settings)}/readyz still says that it is not ready.", flush=True)
-            break
+            return
         time.sleep(0.05)
-    return child
 
 
 def _is_ready(settings: Settings) -> bool:

@@ -5,12 +5,14 @@ and takes as many connections as come. Here each of these ends, and what is no H
 """
 
 from asyncio import TimerHandle, Transport
+from collections.abc import Iterable
 
+import httptools
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from chassis.http.ids import new_id
 from chassis.http.problems import Problem, bad_request, headers_too_large, unavailable
-from chassis.http.reply import SECURITY_HEADERS
+from chassis.http.reply import SECURITY_HEADERS, Header
 from chassis.observe.context import RequestContext, current
 from chassis.observe.logs import get_logger
 from chassis.observe.metrics import observe_request
@@ -31,6 +33,7 @@ class Protocol(HttpToolsProtocol):
 
     _header_bytes = 0
     _in_header = True
+    _upgrading = False
     _header_timer: TimerHandle | None = None
     _write_timer: TimerHandle | None = None
 
@@ -47,7 +50,12 @@ class Protocol(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        super().data_received(data)
+        self._unset_keepalive_if_required()
+        try:
+            self._feed(data)
+        except httptools.HttpParserError:
+            self._refuse(bad_request("malformed_request", "This is not HTTP/1.1."))
+            return
         if self._in_header:
             self._header_bytes += len(data)
             if self._header_bytes > _MOST_HEADER_BYTES:
@@ -58,15 +66,38 @@ class Protocol(HttpToolsProtocol):
             # Neither a header nor a body that anybody waits for: it may go on for a while, and not for ever.
             self._time_header()
 
+    def _feed(self, data: bytes) -> None:
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserUpgrade as upgrade:
+            # The parser takes what follows for another protocol's, where a body was meant and a request may hide. We
+            # speak no other (RFC 9110 section 7.8): so the request is read again, without that header.
+            self._upgrading = False
+            headers = [header for header in self.headers if header[0] != b"upgrade"]
+            begin = b"%b %b HTTP/%b\r\n" % (
+                self.parser.get_method(),
+                self.url,
+                self.parser.get_http_version().encode(),
+            )
+            self.parser = httptools.HttpRequestParser(self)
+            self._feed(begin + _lines(headers) + b"\r\n" + data[upgrade.args[0] :])
+
     def on_message_begin(self) -> None:
         super().on_message_begin()
         self._in_header = True
         self._header_bytes = 0
 
     def on_headers_complete(self) -> None:
+        if self.parser.should_upgrade() and self.parser.get_method() != b"CONNECT":
+            self._upgrading = True
+            return
         self._in_header = False
         self._stop_timer()
         super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        if not self._upgrading:
+            super().on_message_complete()
 
     def pause_writing(self) -> None:
         super().pause_writing()
@@ -82,10 +113,6 @@ class Protocol(HttpToolsProtocol):
         if self.transport.get_write_buffer_size():
             self.transport.abort()  # close() would wait until the client has read everything
         super().timeout_keep_alive_handler()
-
-    def send_400_response(self, msg: str) -> None:
-        del msg
-        self._refuse(bad_request("malformed_request", "This is not HTTP/1.1."))
 
     def _time_header(self) -> None:
         if self._header_timer is None and not self.transport.is_closing():
@@ -133,9 +160,12 @@ class Protocol(HttpToolsProtocol):
             (b"x-request-id", request_id.encode()),
             (b"connection", b"close"),
         )
-        lines = b"".join(b"%b: %b\r\n" % header for header in headers)
-        self.transport.write(STATUS_LINE[reply.status] + lines + b"\r\n" + reply.body)
+        self.transport.write(STATUS_LINE[reply.status] + _lines(headers) + b"\r\n" + reply.body)
         observe_request("other", "malformed", reply.status, 0)
         token = current.set(RequestContext(request_id))
         _log.info("connection refused", status=reply.status, code=problem.code)
         current.reset(token)
+
+
+def _lines(headers: Iterable[Header]) -> bytes:
+    return b"".join(b"%b: %b\r\n" % header for header in headers)
