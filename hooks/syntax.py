@@ -169,7 +169,6 @@ def _duplicate_keys(path: str, document: yaml.Node) -> Iterator[Problem]:
 
 _PARSERS: Final[dict[str, Callable[[str, str], Iterator[Problem]]]] = {
     ".py": _python,
-    ".pyi": _python,
     ".yml": _yaml,
     ".yaml": _yaml,
     ".toml": _toml,

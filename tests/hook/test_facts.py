@@ -151,7 +151,11 @@ def test_a_variable_that_is_not_listed(service: Service, hook: Hook, path: str, 
 
 @pytest.mark.parametrize("path", ["src/my_service/settings.py", SETTINGS])
 def test_a_variable_that_the_settings_gain_is_to_be_listed(service: Service, hook: Hook, path: str):
-    service.append(path, "\n\nclass MoreSettings:\n    region: str = 'eu'\n    pin: SecretStr = Field(alias='X')\n")
+    service.append(
+        path,
+        "\n\nclass Region:\n    name: str\n"
+        "\n\nclass MoreSettings:\n    region: str = 'eu'\n    pin: SecretStr = Field(alias='X')\n",
+    )
     lists = [(EXAMPLE, 1), (VARIABLES, 1)]
     both = [
         f"{file}:{line}: does not list {name}, which the settings read"
@@ -231,6 +235,7 @@ def test_a_table_says_what_is_only_there_for_an_answer(service: Service, hook_mo
         return [tuple(problem) for problem in facts.answers_given(rendered, (facts.Mark(*mark),))]
 
     reason = "which is for jobs True, but it is False"
+    (service.root / DOCKERFILE).write_text("")
     assert found("jobs", True, DOCKERFILE) == [(DOCKERFILE, 1, f"is there, {reason}")]
     assert [path for path, _, _ in found("jobs", True, "deploy/")] == [DOCKERFILE, VARIABLES]
     line = service.append(VARIABLES, "JOBS=1\n")

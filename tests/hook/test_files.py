@@ -1,5 +1,7 @@
 """Each way in which a file by itself can be wrong is one line of the hook, and no more."""
 
+from types import ModuleType
+
 import pytest
 
 from .conftest import Add, Hook, Service
@@ -88,6 +90,11 @@ def test_python_that_does_not_compile(service: Service, hook: Hook, path: str, t
     assert hook() == (1, [f"{path}:{line}: {message}"])
 
 
+def test_an_odd_escape_in_python_compiles(service: Service, hook: Hook):
+    service.append(APP, r'PATTERN = "\d"')
+    assert hook() == (0, [])
+
+
 def test_python_with_a_nul(service: Service, hook: Hook):
     service.append(APP, "\0")
     code, (problem,) = hook()
@@ -102,6 +109,7 @@ def test_python_with_a_nul(service: Service, hook: Hook):
         ("---\na: 1\n---\n- [1\n", 5, "is not YAML: did not find expected ',' or ']'"),
         ("x:\n  a: 1\n  b: 2\n  a: 3\n", 4, "has the key a twice"),
         ("---\na: 1\n---\na: 1\na: 1\n", 5, "has the key a twice"),
+        ("- a: 1\n- b: {c: 1, c: 2}\n", 2, "has the key c twice"),
         ("a: 2024-13-45\n", 1, "is not YAML: month must be in 1..12"),
         ("a: !mine x\n", 1, "is not YAML: could not determine a constructor for the tag '!mine'"),
     ],
@@ -214,7 +222,8 @@ def test_what_is_theirs_is_left_alone_in_an_update(service: Service, hook: Hook)
         "pyproject.toml": "[[",
         "deploy/variables.env": "OTHER=1\n",
         "deploy/values.yaml": "a: [",
-        "chassis/.venv/broken.py": "def",
+        ".venv/lib/merge.py": CONFLICT,
+        ".dev/{{ name }}": "",
         ".github/workflows/theirs.yml": "jobs: {a: {steps: [{uses: some/action@main}]}}",
         "docs/guide.md": "{{ x }}",
         "huge.bin": "\0" * 5_000_000,
@@ -222,10 +231,10 @@ def test_what_is_theirs_is_left_alone_in_an_update(service: Service, hook: Hook)
     for path, text in files.items():
         (service.root / path).parent.mkdir(parents=True, exist_ok=True)
         (service.root / path).write_text(text, encoding="latin-1")
-    (service.root / "chassis/link.py").symlink_to("nowhere")
+    for path, target in (("chassis/pyproject.toml", "../pyproject.toml"), ("chassis/ruff.toml", "/nowhere")):
+        (service.root / path).unlink()
+        (service.root / path).symlink_to(target)
     (service.root / APP).unlink()
-    (service.root / "chassis/README.md").unlink(missing_ok=True)
-    (service.root / "chassis/README.md").symlink_to("/etc")
     service.commit()
     assert hook("update") == (0, [])
 
@@ -234,3 +243,11 @@ def test_what_lay_in_the_folder_before_a_copy_is_left_alone(service: Service, ho
     (service.root / "src/my_service/page.html").write_text("{{ title }}")
     (service.root / "broken.json").write_text("{")
     assert hook("copy") == (0, [])
+
+
+def test_a_seeded_path_is_a_whole_name(validate: ModuleType):
+    theirs = validate.seeded_paths()
+    assert all(map(theirs.match, ["src", "src/my_service/main.py", "README.md", "deploy/variables.env", "docs/a.md"]))
+    assert not any(
+        map(theirs.match, ["srcs/a", "README.md.txt", "chassis/src/chassis/app.py", "deploy/variables.env2"])
+    )

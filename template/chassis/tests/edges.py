@@ -4,12 +4,13 @@ Routes come twice where that matters: compiled by us, and with a `response: Resp
 """
 
 import asyncio
+import json
 import os
 import sys
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Mapping
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
-from typing import Any, Never
+from typing import Any, BinaryIO, Never, cast
 
 import httpx
 from fastapi import APIRouter, BackgroundTasks, HTTPException, Request, Response
@@ -23,6 +24,7 @@ from things import PERMISSIONS, SLEEP, NewThing, Somebody
 from chassis import Input, Module, Problem, Settings, Transaction, create_app, public
 from chassis.app import Service
 from chassis.data.queries import Query
+from chassis.observe import logs
 from chassis.settings import load
 from chassis.testing import started
 
@@ -180,12 +182,20 @@ async def background_by_fastapi(what: str, tasks: BackgroundTasks) -> str:
     return "at once"
 
 
-@open_to_all.get("/disconnected")
-async def disconnected(request: Request) -> list[bool]:
-    """What a handler that looks after its client sees, while the client is there and once the body was read."""
-    before = await request.is_disconnected()
-    await request.body()
-    return [before, await request.is_disconnected()]
+async def _gone(request: Request) -> str:
+    while not await request.is_disconnected():
+        await asyncio.sleep(0.02)
+    return "gone"
+
+
+@open_to_all.get("/wait-until-gone")
+async def wait_until_gone(request: Request) -> str:
+    return await _gone(request)
+
+
+@open_to_all.get("/wait-until-gone-by-fastapi")
+async def wait_until_gone_by_fastapi(request: Request, response: Response) -> str:
+    return await _gone(request)
 
 
 @open_to_all.post("/raw")
@@ -282,7 +292,7 @@ async def messages(
         "path": path,
         "raw_path": path.encode(),
         "query_string": query.encode(),
-        "headers": [(name.encode(), value.encode()) for name, value in fields.items()],
+        "headers": [(name.lower().encode(), value.encode()) for name, value in fields.items()],
     }
     await service(scope, receive, send)
     return sent
@@ -294,6 +304,34 @@ def served(folder: Path, app: str = "edges:app") -> dict[str, str]:
     distribution.mkdir(exist_ok=True)
     (distribution / "entry_points.txt").write_text(f"[chassis]\napp = {app}\n")
     return {"PYTHONPATH": f"{folder}{os.pathsep}{Path(__file__).parent}"}
+
+
+class Lines:
+    """What the service has logged."""
+
+    def __init__(self) -> None:
+        self.written = b""
+
+    def isatty(self) -> bool:
+        return False
+
+    def write(self, line: bytes) -> int:
+        self.written += line
+        return len(line)
+
+    def of(self, event: str) -> list[dict[str, Any]]:
+        lines = [json.loads(line) for line in self.written.splitlines()]
+        return [line for line in lines if line["event"] == event]
+
+
+@contextmanager
+def logging_to(lines: Lines) -> Generator[None]:
+    """Have all logging end in `lines` for the length of the block."""
+    logs.configure(configured().settings, stream=cast(BinaryIO, lines))
+    try:
+        yield
+    finally:
+        logs.configure(configured().settings)
 
 
 def check_problem(answer: httpx.Response, status: int | None = None) -> dict[str, Any]:

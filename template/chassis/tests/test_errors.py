@@ -1,19 +1,17 @@
 """Errors: whatever goes wrong, and wherever, is a problem (RFC 9457) that tells nothing, and a line in the log."""
 
-import json
 from collections.abc import Callable, Iterator
 from typing import Any
 from uuid import uuid4
 
 import pytest
-from edges import CANARY, DONE, FAILURES, check_problem, client_of, configured, messages
+from edges import CANARY, DONE, FAILURES, Lines, check_problem, client_of, configured, logging_to, messages
 from fastapi import APIRouter, Response
 from httpx import ASGITransport, AsyncClient
 from pydantic import BaseModel, field_validator
 from pydantic_core import PydanticCustomError
 
 from chassis import Input, Module, Problem, public
-from chassis.observe import logs
 from chassis.testing import TestDatabase, started
 
 pytestmark = pytest.mark.anyio
@@ -26,30 +24,12 @@ ANSWERS = {
 }  # no failure where a dependency returns it
 
 
-class Lines:
-    """What the service has logged."""
-
-    def __init__(self) -> None:
-        self.written = b""
-
-    def isatty(self) -> bool:
-        return False
-
-    def write(self, line: bytes) -> int:
-        self.written += line
-        return len(line)
-
-    def of(self, event: str) -> list[dict[str, Any]]:
-        lines = [json.loads(line) for line in self.written.splitlines()]
-        return [line for line in lines if line["event"] == event]
-
-
 @pytest.fixture
 def log() -> Iterator[Lines]:
-    lines: Any = Lines()
-    logs.configure(configured().settings, stream=lines)
-    yield lines
-    logs.configure(configured().settings)
+    """What is logged during the test."""
+    lines = Lines()
+    with logging_to(lines):
+        yield lines
 
 
 @pytest.mark.parametrize("way", WAYS)

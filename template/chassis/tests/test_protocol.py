@@ -360,10 +360,29 @@ async def test_a_body_that_does_not_come_is_408(connect: Connect) -> None:
 async def test_a_body_that_ends_early_is_never_taken_for_whole(connect: Connect, server: RunningServer) -> None:
     header = post("/v1/raw", b"Transfer-Encoding: chunked", b"X-Request-ID: cut-off")
     (await connect(header, b"2\r\n{}\r\n")).close()
+    assert await status_of(server, "cut-off") == 400
+
+
+@pytest.mark.parametrize("path", ["/v1/wait-until-gone", "/v1/wait-until-gone-by-fastapi"])
+async def test_a_handler_can_look_whether_its_client_is_still_there(
+    connect: Connect, server: RunningServer, path: str
+) -> None:
+    request_id = path.replace("/", "_")
+    head = b"GET %b HTTP/1.1\r\nHost: localhost\r\nX-Request-ID: %b\r\n\r\n"
+    connection = await connect(head % (path.encode(), request_id.encode()))
+    await asyncio.sleep(0.1)
+    connection.close()
+    assert await status_of(server, request_id) == 200  # and not 504, which the deadline would make of it
+
+
+async def status_of(server: RunningServer, request_id: str) -> int:
+    """The status of a request by the log, for a client that is gone."""
     async with asyncio.timeout(SOON):
-        while not (lines := [line for line in server.logs() if line.get("request_id") == "cut-off"]):
+        while True:
+            for line in server.logs():
+                if (line["event"], line.get("request_id")) == ("request", request_id):
+                    return line["status"]
             await asyncio.sleep(0.02)
-    assert [line["status"] for line in lines] == [400]
 
 
 @pytest.mark.parametrize("path", ["/v1/echo", "/v1/echo-by-fastapi"])

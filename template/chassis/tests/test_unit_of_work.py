@@ -187,8 +187,23 @@ async def test_a_cancelled_request_leaves_nothing_behind(path: str, how: str, on
     assert asleep(sql) == 0
 
 
+async def test_a_connection_that_does_not_answer_is_not_used_again(one: Client, sql: Sql):
+    request = asyncio.create_task(one.post("/compiled", json={"name": "slow query"}))
+    await busy()
+    [(backend,)] = sql(
+        "select pid from pg_stat_activity where usename = %s and datname = current_database()", roles.APP
+    )
+    os.kill(backend, signal.SIGSTOP)
+    try:
+        assert (await request).status_code == 504
+        await assert_whole(one)
+    finally:
+        os.kill(backend, signal.SIGCONT)
+
+
 async def test_a_statement_that_takes_too_long_is_stopped_by_the_server(serving: Serving, sql: Sql):
-    async with serving(acts, APP_STATEMENT_TIMEOUT_SECONDS="0.3", APP_DATABASE_POOL_SIZE="1") as api:
+    limits = {"APP_STATEMENT_TIMEOUT_SECONDS": "0.3", "APP_REQUEST_TIMEOUT_SECONDS": "60"}
+    async with serving(acts, APP_DATABASE_POOL_SIZE="1", **limits) as api:
         answer = await api.post("/compiled", json={"name": "slow query"})
         assert (answer.status_code, answer.json()["code"]) == (504, "deadline_exceeded")
         await assert_whole(api)
@@ -374,9 +389,10 @@ async def test_a_database_that_is_killed_is_a_503_and_found_again_when_it_is_bac
         migrate(server.dsn("shop"), server.dsn("shop", roles.APP))
         with psycopg.connect(server.dsn("shop"), options=f"-crole={roles.MIGRATOR}") as migrator:
             migrator.execute(TABLE.encode())
-        service = service_of(acts, DATABASE_URL=server.dsn("shop", roles.APP))
+        service = service_of(acts, DATABASE_URL=server.dsn("shop", roles.APP), APP_DATABASE_POOL_SIZE="2")
         async with started(service), client_of(service, as_principal()) as api:
             assert (await api.post("/compiled", json={"name": "good"})).status_code == 200
+            await asyncio.gather(api.get("/names"), api.get("/names"))  # so that one connection rests
             under_way = asyncio.create_task(api.post("/compiled", json={"name": "slow query"}))
             await busy()
             kill(server)

@@ -145,8 +145,6 @@ class Edge:
 
     def _problem(self, exchange: Exchange, error: BaseException, *, expired: bool) -> Problem:
         """What to tell the client, once whoever operates this has been told."""
-        if isinstance(error, Problem):
-            return error
         if isinstance(error, TimeoutError) and expired:
             _log.warning("deadline exceeded")
             return body_timeout() if exchange.waits_for_body else deadline_exceeded()
@@ -157,8 +155,8 @@ class Edge:
         if problem is None:
             _log.error("unhandled exception", exc_info=error)
             return internal()
-        if problem.status >= 500:
-            _log.warning("dependency failed", code=problem.code, error=error)
+        if problem.status >= 500 and exchange.route not in PROBES:
+            _log.warning("request failed", code=problem.code, error=error.__cause__ or error)
         return problem
 
     async def _dispatch(self, exchange: Exchange) -> Reply | None:

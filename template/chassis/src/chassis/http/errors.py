@@ -13,7 +13,6 @@ from chassis.data.errors import problem_of as problem_of_database
 from chassis.http.invalid import PLACES, field_names
 from chassis.http.invalid import problem as invalid
 from chassis.http.problems import Problem, internal
-from chassis.http.reply import Reply
 
 
 def problem_of(error: BaseException) -> Problem | None:
@@ -34,19 +33,24 @@ def _code(status: int) -> str:
 
 
 def install_error_handlers(app: FastAPI) -> None:
-    """Have FastAPI write problems. What it did not expect it raises again, for the edge to log."""
+    """Have FastAPI write problems. It then raises them again: the edge logs them as it does those of our endpoints."""
 
-    @app.exception_handler(Problem)
-    @app.exception_handler(HTTPException)
     @app.exception_handler(Exception)
-    async def problem(request: Request, error: Exception) -> Response:
-        return _response(request, problem_of(error) or internal())
+    async def written(request: Request, error: Exception) -> Response:
+        reply = (problem_of(error) or internal()).reply(request.scope["chassis.exchange"].request_id)
+        response = Response(reply.body, reply.status, media_type=reply.media_type.decode())
+        response.raw_headers += reply.headers
+        return response
+
+    @app.exception_handler(HTTPException)
+    async def translated(_: Request, error: HTTPException) -> Response:
+        raise problem_of(error) or error
 
     @app.exception_handler(RequestValidationError)
-    async def validation(request: Request, error: RequestValidationError) -> Response:
-        return _response(request, invalid(error.errors(), _names(request)))
+    async def refused(request: Request, error: RequestValidationError) -> Response:
+        raise invalid(error.errors(), _names(request))
 
-    del problem, validation
+    del written, translated, refused
 
 
 def _names(request: Request) -> frozenset[str]:
@@ -63,10 +67,3 @@ def _names(request: Request) -> frozenset[str]:
             body: TypeAdapter[object] = TypeAdapter(parameter.field_info.annotation or object)
             names |= {parameter.alias, *field_names(body)}
     return frozenset(names)
-
-
-def _response(request: Request, problem: Problem) -> Response:
-    reply: Reply = problem.reply(request.scope["chassis.exchange"].request_id)
-    response = Response(reply.body, reply.status, media_type=reply.media_type.decode())
-    response.raw_headers += reply.headers
-    return response

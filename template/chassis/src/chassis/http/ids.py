@@ -3,7 +3,7 @@
 import re
 from random import getrandbits
 
-_TRACEPARENT = re.compile(rb"(?!ff)[0-9a-f]{2}-([0-9a-f]{32})-([0-9a-f]{16})-[0-9a-f]{2}(?:-.*)?")
+_TRACEPARENT = re.compile(rb"(?!ff)([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-[0-9a-f]{2}(-.*)?")
 _NO_TRACE = b"0" * 32
 _NO_SPAN = b"0" * 16
 
@@ -20,6 +20,6 @@ def trace_of(traceparent: bytes | None) -> str:
     that it does not know is read as far as version 00 goes.
     """
     match = _TRACEPARENT.fullmatch(traceparent) if traceparent else None
-    if match is None or match[1] == _NO_TRACE or match[2] == _NO_SPAN:
+    if match is None or match[2] == _NO_TRACE or match[3] == _NO_SPAN or (match[1] == b"00" and match[4]):
         return new_id(16)
-    return match[1].decode()
+    return match[2].decode()

@@ -1,0 +1,138 @@
+"""What an orchestrator and a load balancer are told, and how soon."""
+
+import asyncio
+from collections.abc import Callable
+from time import monotonic
+from typing import Any
+
+import httpx
+import psycopg
+import pytest
+from edges import NOWHERE
+from things import client_of
+
+from chassis import Settings, create_app
+from chassis.app import Service
+from chassis.observe import health
+from chassis.settings import load
+from chassis.testing import TestDatabase, started
+
+Sql = Callable[[str], None]
+
+
+def service_on(url: str) -> Service:
+    service = create_app(Settings, [])
+    service.configure(load(Settings, {"APP_ENVIRONMENT": "test", "DATABASE_URL": url}))
+    return service
+
+
+def at_root(service: Service) -> httpx.AsyncClient:
+    client = client_of(service, {})
+    client.base_url = "http://localhost"
+    return client
+
+
+@pytest.fixture
+def superuser_sql(database: TestDatabase) -> Sql:
+    def run(statement: str) -> None:
+        with psycopg.connect(database.superuser) as connection:
+            connection.execute(statement.encode())
+
+    return run
+
+
+@pytest.fixture(autouse=True)
+def ask_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(health, "FRESH_SECONDS", 0.0)
+
+
+async def test_being_alive_asks_nobody() -> None:
+    async with at_root(service_on(NOWHERE)) as client:  # not started: there is no pool that it could ask
+        answer = await client.get("/livez")
+    assert (answer.status_code, answer.json()) == (200, {"status": "ok"})
+
+
+async def test_without_a_database_it_is_not_ready_and_says_so_in_time() -> None:
+    service = service_on(NOWHERE)
+    async with started(service), at_root(service) as client:
+        before = monotonic()
+        answer = await client.get("/readyz")
+        seconds = monotonic() - before
+        assert (await client.get("/livez")).status_code == 200
+    assert (answer.status_code, answer.json()["code"]) == (503, "database_unavailable")
+    assert answer.headers["retry-after"] == "1"
+    assert seconds < 2
+
+
+async def test_a_database_that_accepts_and_never_answers_is_given_up_in_time() -> None:
+    async def say_nothing(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await asyncio.sleep(30)
+        writer.close()
+
+    silent = await asyncio.start_server(say_nothing, "127.0.0.1", 0)
+    port = silent.sockets[0].getsockname()[1]
+    service = service_on(f"postgresql://somebody:nothing@127.0.0.1:{port}/nowhere")
+    async with started(service), at_root(service) as client:
+        before = monotonic()
+        answer = await client.get("/readyz")
+        seconds = monotonic() - before
+    silent.close()
+    assert (answer.status_code, answer.json()["code"]) == (503, "database_unavailable")
+    assert seconds < 2
+
+
+async def test_it_is_ready_once_the_migrations_are_there_and_again_when_the_database_is_back(
+    database: TestDatabase, superuser_sql: Sql
+) -> None:
+    service = service_on(database.app)
+    async with started(service), at_root(service) as client:
+        assert (await client.get("/readyz")).json() == {"status": "ok"}
+        superuser_sql("create table kept as select version_num from chassis.alembic_version")
+        superuser_sql("delete from chassis.alembic_version")
+        behind = await client.get("/readyz")
+        superuser_sql("insert into chassis.alembic_version select version_num from kept")
+        recovered = await client.get("/readyz")
+        superuser_sql("insert into chassis.alembic_version values ('of_a_newer_release')")
+        ahead = await client.get("/readyz")
+    assert (behind.status_code, behind.json()["code"]) == (503, "migrations_pending")
+    assert recovered.status_code == 200
+    assert ahead.status_code == 200  # an older replica beside a newer schema goes on serving
+
+
+async def test_a_replica_that_drains_is_alive_and_not_ready(database: TestDatabase) -> None:
+    service = service_on(database.app)
+    async with started(service), at_root(service) as client:
+        service.readiness.draining = True
+        answer = await client.get("/readyz")
+        assert (await client.get("/livez")).status_code == 200
+    assert (answer.status_code, answer.json()["code"]) == (503, "draining")
+
+
+async def test_many_who_ask_at_once_cost_one_connection(
+    database: TestDatabase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(health, "FRESH_SECONDS", 30.0)
+    service = service_on(database.app)
+    connected = 0
+    connect = service.database.connect
+
+    async def counting() -> Any:
+        nonlocal connected
+        connected += 1
+        return await connect()
+
+    monkeypatch.setattr(service.database, "connect", counting)
+    async with started(service), at_root(service) as client:
+        answers = await asyncio.gather(*(client.get("/readyz") for _ in range(50)))
+    assert {answer.status_code for answer in answers} == {200}
+    assert connected == 1
+
+
+async def test_it_says_what_runs(database: TestDatabase) -> None:
+    service = create_app(Settings, [])
+    service.configure(
+        load(Settings, {"APP_ENVIRONMENT": "test", "DATABASE_URL": database.app, "APP_REVISION": "abc123"})
+    )
+    async with started(service), at_root(service) as client:
+        answer = (await client.get("/version")).json()
+    assert answer == {"service": service.title, "version": service.version, "revision": "abc123"}
