@@ -14,6 +14,7 @@ import pytest
 from edges import CANARY, Lines, check_problem, client_of, configured, logging_to, messages
 from starlette.types import Message
 
+from chassis.features import FEATURES
 from chassis.http.ids import trace_of
 from chassis.testing import TestDatabase, started
 
@@ -30,6 +31,8 @@ PRODUCTION = {
     "DATABASE_URL": "postgresql://app:Wq8ZkL2vTn5Yx7RcJm4B@127.0.0.1:1/x",
     "APP_ALLOWED_HOSTS": "localhost,api.shop.example",
 }
+if "valkey" in FEATURES:
+    PRODUCTION["APP_VALKEY_URL"] = "valkey://127.0.0.1:1"
 
 # Every status that the edge itself gives, and some of handlers: method, path, headers and body.
 ANSWERS: dict[str, tuple[int, str, str, dict[str, str], bytes]] = {

@@ -103,6 +103,12 @@ REFUSED = [
     ("APP_CORS_ORIGINS", "https://*.shop.test", "entry 1"),
     ("APP_CORS_ORIGINS", "https://app.shop.test:443", "own port"),
     ("APP_CORS_ORIGINS", "http://app.shop.test", "https"),
+    ("APP_TRUSTED_PROXIES", "*", "must not trust every address"),
+    ("APP_TRUSTED_PROXIES", "10.0.0.0/8,::/0", "must not trust every address, and entry 2 does"),
+    ("APP_TRUSTED_PROXIES", "10.0.0.1/8", "entry 1"),
+    ("APP_LIMIT_PER_ADDRESS", "0", "greater than"),
+    ("APP_LIMIT_PER_ACCOUNT", "many", "valid integer"),
+    ("APP_LIMIT_PER_TENANT", "1000001", "less than"),
     ("APP_MAX_BODY_BYTES", "1MiB", "valid integer"),
     ("APP_MAX_BODY_BYTES", "99999999999", "less than"),
     ("APP_MAX_HEADER_BYTES", "10", "greater than"),
@@ -119,6 +125,12 @@ REFUSED = [
     ("APP_DEVELOPMENT_PRINCIPALS", "true", "must not be true"),
     ("APP_REVISION", "1 2", "must match"),
 ]
+if "valkey" in FEATURES:
+    REFUSED += [
+        ("APP_VALKEY_URL", "", "is required"),
+        ("APP_VALKEY_URL", f"valkey://:{PASSWORD}@valkey.shop.test", "must begin with rediss://"),
+        ("APP_VALKEY_URL", "rediss://valkey.shop.test", "must have a password"),
+    ]
 
 
 @pytest.mark.parametrize(("variable", "value", "reason"), REFUSED)

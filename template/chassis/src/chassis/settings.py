@@ -183,7 +183,8 @@ class Settings(BaseSettings):
     def _any_secret(cls, value: object, info: ValidationInfo) -> object:
         """Refuse weak secrets when deployed. A field with a `min_length` of its own is taken at its word."""
         name = info.field_name or ""
-        if not isinstance(value, SecretStr) or name.endswith(("database_url", "valkey_url")) or not _is_deployed(info.data):
+        has_its_own_check = name.endswith(("database_url", "valkey_url"))
+        if not isinstance(value, SecretStr) or has_its_own_check or not _is_deployed(info.data):
             return value
         field = cls.model_fields[name]
         minimum = [limit.min_length for limit in field.metadata if isinstance(limit, MinLen)]

@@ -79,7 +79,7 @@ async def test_an_unknown_account_is_limited_as_a_known_one_and_the_answer_does_
 
 async def test_guessing_many_accounts_from_one_place_ends_too(service_of: Callable[..., Service]):
     hashes.clear()
-    service = service_of(router)
+    service = service_of(router, APP_LIMIT_PER_ADDRESS="600")
     transport = httpx.ASGITransport(service, client=("192.0.2.1", 40_000))
     async with started(service), Client(transport=transport, base_url="http://localhost/v1") as client:
         answers = [

@@ -7,7 +7,6 @@ import re
 import signal
 from collections.abc import AsyncGenerator, Callable, Iterator
 from pathlib import Path
-from uuid import uuid4
 
 import httpx
 import pytest
@@ -24,6 +23,7 @@ from chassis.limits.valkey import ValkeyStore
 from chassis.testing import RunningServer, started
 
 SECONDS = 10.0
+PATIENCE: float = valkey._SECONDS  # pyright: ignore[reportPrivateUsage]  # what is promised of it
 
 
 @pytest.fixture
@@ -38,7 +38,9 @@ def server(tmp_path: Path) -> Iterator[Valkey]:
 
 
 @pytest.fixture
-async def store(server: Valkey) -> AsyncGenerator[ValkeyStore]:
+async def store(server: Valkey, monkeypatch: pytest.MonkeyPatch) -> AsyncGenerator[ValkeyStore]:
+    """A store that a busy machine does not make impatient."""
+    monkeypatch.setattr(valkey, "_SECONDS", SECONDS)
     store = ValkeyStore(server.url())
     await store.open()
     yield store
@@ -137,9 +139,10 @@ async def test_a_hundred_at_once_share_a_connection_and_each_gets_their_own_answ
 
 @pytest.mark.parametrize("failure", [signal.SIGKILL, signal.SIGSTOP])
 async def test_when_it_is_away_nobody_waits_twice_and_it_comes_back_by_itself(
-    failure: signal.Signals, server: Valkey, store: ValkeyStore
+    failure: signal.Signals, server: Valkey, store: ValkeyStore, monkeypatch: pytest.MonkeyPatch
 ):
-    assert valkey._SECONDS <= 0.05  # pyright: ignore[reportPrivateUsage]  # what is promised
+    monkeypatch.setattr(valkey, "_SECONDS", PATIENCE)
+    assert PATIENCE <= 0.05, "what is promised"
     rule = Rule("rule", 1000, 60)
     loop = asyncio.get_running_loop()
     assert await store.take([(rule, "a")]) is not None
@@ -215,10 +218,10 @@ async def test_while_it_is_away_each_process_still_limits(
 
 
 def test_two_replicas_share_their_limits(serve: Callable[..., RunningServer]):
-    replicas = [serve(APP_LIMIT_PER_ADDRESS="10") for _ in range(2)]
-    answers = [httpx.get(f"{replicas[n % 2].url}/v1/nowhere-{uuid4()}") for n in range(24)]
-    assert [answer.status_code for answer in answers[:10]] == [404] * 10
-    assert sum(answer.status_code == 404 for answer in answers) <= 12, "and what came back meanwhile"
-    assert answers[1].headers["ratelimit"].startswith('"address";r=8;'), "the second replica knows of the first"
+    replicas = [serve(APP_LIMIT_PER_ADDRESS="4") for _ in range(2)]
+    with httpx.Client() as client:
+        answers = [client.get(f"{replicas[n % 2].url}/v1/nowhere") for n in range(8)]
+    assert [answer.status_code for answer in answers] == [404] * 4 + [429] * 4
+    assert answers[1].headers["ratelimit"].startswith('"address";r=2;'), "the second replica knows of the first"
     metrics = httpx.get(f"{replicas[0].metrics_url}/metrics").text
     assert "rate_limit_store_up 1.0" in metrics

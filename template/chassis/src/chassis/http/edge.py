@@ -193,7 +193,7 @@ class Edge:
     async def _limit(self, exchange: Exchange) -> None:
         """Count the request by its address, then by its account and tenant: all before anything costly is done."""
         limiter = self.limiter
-        peer: tuple[str, int] | None = exchange.scope["client"]
+        peer: tuple[str, int] | None = exchange.scope.get("client")
         exchange.address = limiter.addresses.key(peer[0] if peer else "", exchange.scope["headers"])
         exchange.count((limiter.per_address, exchange.address))
         self._check_headers(exchange)

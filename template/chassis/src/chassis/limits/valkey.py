@@ -7,6 +7,7 @@ that one attempt a second finds out whether it is back, while requests do not wa
 import asyncio
 from collections.abc import Sequence
 from hashlib import blake2b
+from typing import Any
 
 from prometheus_client import Gauge
 
@@ -102,13 +103,12 @@ class ValkeyStore:
         keys = [_name(rule, key) for rule, key, _ in changes]
         numbers = [number for rule, _, interval in changes for number in (interval, rule.seconds)]
         try:
-            async with asyncio.timeout(_SECONDS):
-                answer = await connection.ask("EVALSHA", self._script, len(keys), *keys, now, *numbers)
-        except OSError as error:  # TimeoutError is one
+            asked = connection.ask("EVALSHA", self._script, len(keys), *keys, now, *numbers)
+            return [float(wait) for wait in await _within(asked)]
+        except OSError as error:
             if connection is self._connection:
                 self._lose(error)
             return None
-        return [float(wait) for wait in answer]
 
     async def _connect(self) -> None:
         async with asyncio.timeout(_CONNECT_SECONDS):
@@ -133,6 +133,16 @@ class ValkeyStore:
             except OSError:
                 continue
             _log.info("shared limits are back")
+
+
+async def _within(answer: "asyncio.Future[Any]") -> Any:
+    """The answer, if it is there in time. Unlike asyncio.timeout, this takes one that came while we were busy."""
+    try:
+        if not (await asyncio.wait([answer], timeout=_SECONDS))[0]:
+            raise TimeoutError
+        return answer.result()
+    finally:
+        answer.cancel()
 
 
 def _name(rule: Rule, key: str | int) -> bytes:

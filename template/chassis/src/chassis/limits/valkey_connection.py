@@ -7,7 +7,6 @@ all who wait for it. The parser is Valkey's own, libvalkey.
 import asyncio
 import ssl
 from collections import deque
-from collections.abc import Awaitable
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
@@ -41,8 +40,8 @@ class Connection(asyncio.Protocol):
             raise
         return connection
 
-    def ask(self, *words: str | bytes | float) -> Awaitable[Any]:
-        """Send a command; await the result for its answer."""
+    def ask(self, *words: str | bytes | float) -> asyncio.Future[Any]:
+        """Send a command. The result is its answer, once that is there."""
         if self._transport.is_closing():
             raise ConnectionError("the connection is closed")
         answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
