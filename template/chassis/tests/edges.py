@@ -253,8 +253,8 @@ app = create_app(Settings, [module])
 
 
 def configured(*modules: Module, **environment: str) -> Service:
-    """A service of those modules, or of this one; configured, but not started."""
-    service = create_app(Settings, modules or [module])
+    """A service of those modules, or the one of this file; configured, but not started."""
+    service = create_app(Settings, modules) if modules else app
     service.configure(load(Settings, {"APP_ENVIRONMENT": "test", "DATABASE_URL": NOWHERE} | environment))
     return service
 
