@@ -33,6 +33,9 @@ if TYPE_CHECKING:
     from chassis.dev.postgres import Postgres
     from chassis.settings import Settings
 
+WIDE_LIMITS = dict.fromkeys(("APP_LIMIT_PER_ADDRESS", "APP_LIMIT_PER_ACCOUNT", "APP_LIMIT_PER_TENANT"), "1000000")
+"""Every test asks from one address. Those of limits set their own."""
+
 _SERVE_SECONDS = 60.0
 _STOP_SECONDS = 30.0
 
@@ -159,12 +162,10 @@ def valkey_url(postgres: "Postgres") -> str:
 def environment(database: TestDatabase, request: pytest.FixtureRequest) -> dict[str, str]:
     """The variables that this test's service is configured with. A fixture may change them before `app` is made."""
     shared = {"APP_VALKEY_URL": request.getfixturevalue("valkey_url")} if "valkey" in FEATURES else {}
-    return shared | {
+    return {
+        **shared,
+        **WIDE_LIMITS,
         "APP_ENVIRONMENT": "test",
-        # Every test asks from one address, and the tests of limits set their own.
-        "APP_LIMIT_PER_ADDRESS": "1000000",
-        "APP_LIMIT_PER_ACCOUNT": "1000000",
-        "APP_LIMIT_PER_TENANT": "1000000",
         "DATABASE_URL": database.app,
         "MIGRATOR_DATABASE_URL": database.superuser,
     }
