@@ -1,6 +1,7 @@
 """The rendered service, as whoever rendered it finds it: its own checks and tests, on the oldest and newest Python.
 
-The newest one has every optional part as well. A class is run by one process (`--dist=loadscope`), in one render: making its environment is what takes the time.
+The newest one has every optional part as well. A class is run by one process (`--dist=loadscope`), in one render: making
+its environment is what takes the time.
 """
 
 import os
@@ -17,9 +18,7 @@ from tools.reserved_names import environment_names
 
 
 @pytest.fixture(scope="class")
-def service(
-    version: str, answers: dict[str, str], template: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Path:
+def service(version: str, answers: dict[str, str], template: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A render with the answers of the class, committed, its environment made with the Python of the class."""
     folder = tmp_path_factory.mktemp(f"python-{version}") / "my-service"
     interpreter = python(version)
