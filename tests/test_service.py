@@ -1,7 +1,7 @@
 """The rendered service, as whoever rendered it finds it: its own checks and tests, on the oldest and newest Python.
 
-The newest one has every optional part as well. A class is run by one process (`--dist=loadscope`), in one render: making
-its environment is what takes the time.
+The newest one has every optional part as well. A class is run by one process (`--dist=loadscope`), in one render:
+making its environment is what takes the time.
 """
 
 import os

@@ -209,7 +209,7 @@ async def slow_query(who: Somebody, db: Transaction, seconds: float) -> None:
 
 
 @router.post("/slow-query-by-fastapi")
-async def slow_query_by_fastapi(who: Somebody, db: Transaction, seconds: float, response: Response) -> None:
+async def slow_query_by_fastapi(db: Transaction, who: Somebody, seconds: float, response: Response) -> None:
     await db.run(SLEEP, seconds)
 
 

@@ -4,7 +4,9 @@ import asyncio
 import json
 import re
 import time
+from base64 import b64encode
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from hashlib import sha256
 from types import MappingProxyType
 from typing import Any
 from uuid import UUID
@@ -398,6 +400,20 @@ async def test_the_documentation_is_closed_unless_it_is_open() -> None:
             assert (await client.get(path)).status_code == 200
         async with client_of(configured()) as client:
             assert (await client.get(path)).status_code == 200
+
+
+async def test_the_documentation_may_load_what_it_names_and_nothing_else() -> None:
+    async with client_of(configured()) as client:
+        page = await client.get("/docs")
+    rules = page.headers["content-security-policy"]
+    scripts = re.findall(r'<script src="(.*?)">', page.text)
+    (inline,) = re.findall("(?s)<script>(.*?)</script>", page.text)
+    digest = b64encode(sha256(inline.encode()).digest()).decode()
+    assert scripts
+    assert re.search(rf"script-src [^;]*{re.escape(scripts[0])} [^;]*'sha256-{re.escape(digest)}'", rules)
+    assert "unsafe" not in rules.partition("style-src")[0]
+    assert "https:;" not in rules
+    assert "*" not in rules
 
 
 async def test_nobody_is_believed_where_nobody_may_be(as_principal: Callable[..., dict[str, str]]) -> None:

@@ -166,7 +166,7 @@ async def test_a_dependency_runs_once_and_after_its_own() -> None:
 async def takes_two(body: NewThing, other: NewThing, who: Somebody, db: Transaction, once: Idempotent) -> None: ...
 async def not_declared(who: Annotated[Principal, may("things:unheard-of")]) -> None: ...
 async def idempotent_without_transaction(body: NewThing, who: Somebody, once: Idempotent) -> None: ...
-async def idempotent_for_all(body: NewThing, db: Transaction, once: Idempotent) -> None: ...
+async def transaction_for_all(db: Transaction) -> None: ...
 
 
 @pytest.mark.parametrize(
@@ -177,7 +177,8 @@ async def idempotent_for_all(body: NewThing, db: Transaction, once: Idempotent) 
         ("/a", not_declared, False, "no module declares the permission 'things:unheard-of'"),
         ("/a", not_declared, True, "no module declares the permission 'things:unheard-of'"),
         ("/a", idempotent_without_transaction, False, "Idempotent needs may(…) and Transaction"),
-        ("/a", idempotent_for_all, True, "Idempotent needs may(…) and Transaction"),
+        ("/a", transaction_for_all, True, "Transaction needs may(…)"),
+        ("/version", nothing, True, "POST /v1/version is declared twice"),
         ("/a/{a:path}", none_at_all, True, "say the type of a path parameter in the signature"),
     ],
 )
@@ -185,6 +186,7 @@ def test_a_route_that_is_put_together_wrongly_does_not_boot(
     path: str, handler: Handler, refusal: str, *, is_public: bool
 ) -> None:
     router = APIRouter(dependencies=[public] if is_public else [])
+    router.add_api_route("/version", nothing, methods=["POST"], dependencies=[public])
     router.add_api_route(path, handler, methods=["POST"])
     with pytest.raises(BootRefused) as refused:
         create_app(Settings, [Module(name="a", router=router, permissions=PERMISSIONS)])

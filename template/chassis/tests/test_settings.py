@@ -126,11 +126,13 @@ REFUSED = [
     ("APP_REVISION", "1 2", "must match"),
 ]
 if "valkey" in FEATURES:
-    REFUSED += [
-        ("APP_VALKEY_URL", "", "is required"),
-        ("APP_VALKEY_URL", f"valkey://:{PASSWORD}@valkey.shop.test", "must begin with rediss://"),
-        ("APP_VALKEY_URL", "rediss://valkey.shop.test", "must have a password"),
-    ]
+    REFUSED.extend(
+        [
+            ("APP_VALKEY_URL", "", "is required"),
+            ("APP_VALKEY_URL", f"valkey://:{PASSWORD}@valkey.shop.test", "must begin with rediss://"),
+            ("APP_VALKEY_URL", "rediss://valkey.shop.test", "must have a password"),
+        ]
+    )
 
 
 @pytest.mark.parametrize(("variable", "value", "reason"), REFUSED)

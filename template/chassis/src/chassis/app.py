@@ -12,6 +12,7 @@ from starlette.types import Receive, Scope, Send
 from chassis.data.pool import Database
 from chassis.data.unit_of_work import transaction
 from chassis.features import PACKAGE, PROJECT
+from chassis.http import docs
 from chassis.http.edge import Edge
 from chassis.http.endpoints import Endpoint, compiled
 from chassis.http.errors import install_error_handlers
@@ -25,7 +26,6 @@ from chassis.observe.redaction import allow_fields
 from chassis.settings import Settings
 
 _PREFIX = "/v1"
-_DOCS = ("/openapi.json", "/docs")
 _CLOSE_SECONDS = 5.0
 
 
@@ -50,22 +50,27 @@ class Service(FastAPI):
         super().__init__(
             title=PROJECT,
             version=version(PACKAGE),
-            openapi_url=_DOCS[0],
-            docs_url=_DOCS[1],
+            openapi_url=docs.DOCUMENT,
+            docs_url=None,
             redoc_url=None,
-            swagger_ui_oauth2_redirect_url=None,
             lifespan=_lifespan,
         )
         self.settings_class = settings_class
         self.modules = modules
         self.include_router(health.router)
+        self.include_router(docs.router)
         for module in modules:
             allow_fields(*module.log_fields)
             if module.router is not None:
                 self.include_router(module.router, prefix=_PREFIX, tags=[module.name])
         install_error_handlers(self)
         self._endpoints = [(context, compiled(context)) for context in iter_route_contexts(self.routes)]
-        if problems := [problem for route in self._endpoints for problem in self._problems(*route)]:
+        problems = [problem for route in self._endpoints for problem in self._problems(*route)]
+        try:
+            self._routes(with_docs=True)
+        except ValueError as twice:
+            problems.append(str(twice))
+        if problems:
             raise BootRefused(problems)
 
     def configure(self, settings: Settings) -> None:
@@ -81,25 +86,25 @@ class Service(FastAPI):
         authenticate = (
             DevelopmentPrincipals(permissions_by_role(self.modules)) if settings.development_principals else nobody
         )
-        self.edge = Edge(settings, self.database, self._routes(docs=settings.docs), super().__call__, authenticate)
+        self.edge = Edge(settings, self.database, self._routes(with_docs=settings.docs), super().__call__, authenticate)
         metrics.build.labels(PROJECT, self.version, settings.revision).set(1)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         scope["app"] = self
         await self.edge(scope, receive, send)
 
-    def _routes(self, *, docs: bool) -> Routes[Endpoint | str]:
+    def _routes(self, *, with_docs: bool) -> Routes[Endpoint | str]:
         """Every route with what answers it: a compiled endpoint, or the template of one that FastAPI answers."""
         routes: Routes[Endpoint | str] = Routes()
         for context, endpoint in self._endpoints:
-            if docs or context.path not in _DOCS:
+            if with_docs or context.path not in (docs.DOCUMENT, docs.PAGE):
                 for method in context.methods or ():
                     routes.add(context.path or "/", method, endpoint or context.path or "/")
         return routes
 
     def _problems(self, context: RouteContext, endpoint: Endpoint | None) -> Iterator[str]:
         if not isinstance(context.original_route, APIRoute):
-            if context.path not in _DOCS:
+            if context.path != docs.DOCUMENT:
                 yield f"{context.path}: only routes of an APIRouter can be served"
             return
         name = f"{', '.join(sorted(context.methods or ()))} {context.path}"
@@ -112,6 +117,8 @@ class Service(FastAPI):
             yield f"{name}: no module declares the permission '{permission}'"
         if "{" in (context.path or "") and ":" in (context.path or ""):
             yield f"{name}: say the type of a path parameter in the signature, not in the path"
+        if transaction in wanted and not permissions:
+            yield f"{name}: Transaction needs may(…) beside it: it is of the caller's tenant"
         if idempotent in wanted and not (permissions and transaction in wanted):
             yield f"{name}: Idempotent needs may(…) and Transaction beside it: a key has a caller and an effect"
         if endpoint is None and idempotent in wanted:

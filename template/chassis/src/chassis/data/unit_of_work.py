@@ -133,10 +133,11 @@ class UnitOfWork:
 async def transaction(request: Request) -> UnitOfWork:
     """Only for handlers that FastAPI itself calls: the edge settles it before the first byte of the answer."""
     exchange = request.scope["chassis.exchange"]
-    if exchange.principal is None:
+    principal = exchange.principal
+    if principal is None:
         raise unauthenticated()
     if exchange.transaction is None:
-        exchange.transaction = exchange.edge.database.unit_of_work(exchange.principal.tenant_id)
+        exchange.transaction = exchange.edge.database.unit_of_work(principal.tenant_id)
         await exchange.transaction.begin()
     return exchange.transaction
 

@@ -197,11 +197,10 @@ class Edge:
         exchange.address = limiter.addresses.key(peer[0] if peer else "", exchange.scope["headers"])
         exchange.count((limiter.per_address, exchange.address))
         self._check_headers(exchange)
-        principal = await self.authenticate(exchange) if b"authorization" in exchange.headers else None
+        exchange.principal = principal = await self.authenticate(exchange)
         if principal is None:
             await exchange.limit()
             return
-        exchange.principal = principal
         exchange.tenant_id = principal.tenant_id
         exchange.subject = principal.subject
         await exchange.limit(
