@@ -20,6 +20,8 @@ os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PAT
 os.environ["COPIER_SETTINGS_PATH"] = str(Path(__file__).with_name("copier-settings.yml"))
 os.environ["GIT_CONFIG_GLOBAL"] = os.devnull
 os.environ["GIT_CONFIG_SYSTEM"] = os.devnull
+for name in ("ARGS", "MAKEFLAGS", "MAKELEVEL", "MFLAGS", "PYTHON"):  # of the make that runs the tests
+    os.environ.pop(name, None)
 for role in ("AUTHOR", "COMMITTER"):
     os.environ[f"GIT_{role}_NAME"] = "Somebody"
     os.environ[f"GIT_{role}_EMAIL"] = "somebody@example.com"

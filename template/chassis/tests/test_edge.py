@@ -197,6 +197,7 @@ async def test_probes_are_quiet_until_they_fail(log: Lines) -> None:
         ("localhost", True),
         ("localhost:8000", True),
         ("LocalHost", True),
+        ("LOCALHOST:80", True),
         ("127.0.0.1:1", True),
         ("[::1]", True),
         ("[::1]:8000", True),

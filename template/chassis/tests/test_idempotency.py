@@ -240,8 +240,8 @@ def test_a_route_that_cannot_keep_the_promise_does_not_boot():
     module = Module(name="things", router=router, permissions={"things:use": ("owner",)})
     with pytest.raises(BootRefused) as refused:
         create_app(Settings, [module])
-    told = sorted(problem.split(": ")[0] for problem in refused.value.problems)
-    assert told == ["POST /v1/by-fastapi", "POST /v1/without-caller", "POST /v1/without-transaction"]
+    told = {problem.split(": ")[0] for problem in refused.value.problems if "Idempotent" in problem}
+    assert told == {"POST /v1/by-fastapi", "POST /v1/without-caller", "POST /v1/without-transaction"}
 
 
 async def test_an_answer_that_writes_itself_cannot_be_kept_and_so_has_no_effect(serving: Serving, sql: Sql):

@@ -51,7 +51,7 @@ def server(
         assert server.process.poll() is None
         assert server.stop() == 0
         assert {line["level"] for line in server.logs()} <= {"info", "warning", "error"}
-        assert {line["event"] for line in server.logs() if line["level"] == "error"} == {
+        assert {line["event"] for line in server.logs() if line["level"] == "error"} <= {
             "unhandled exception",  # of the handlers that break off
             "ASGI callable returned without completing response.",  # and what uvicorn says to it
         }

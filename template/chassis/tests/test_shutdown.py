@@ -12,7 +12,7 @@ from pathlib import Path
 
 import httpx
 import psycopg
-from edges import served
+from edges import check_problem, served
 from things import AsPrincipal, Sql
 
 from chassis.dev.processes import free_port
@@ -67,6 +67,20 @@ def test_a_request_under_way_is_finished(
     assert server.process.wait(15) == 0
     assert answers == [201]
     assert sql("select name from things") == [("a",)]
+
+
+def test_a_request_that_outlasts_the_end_is_cut_off_and_told_so(serve: Serve, tmp_path: Path) -> None:
+    server = serve(APP_SHUTDOWN_SECONDS="0.5", APP_REQUEST_TIMEOUT_SECONDS="60", **served(tmp_path))
+    answers: list[httpx.Response] = []
+    sleeping = threading.Thread(
+        target=lambda: answers.append(httpx.get(f"{server.url}/v1/sleep?seconds=50", timeout=30))
+    )
+    sleeping.start()
+    assert until(lambda: "http_requests_in_flight 1.0" in httpx.get(f"{server.metrics_url}/metrics").text)
+    server.process.send_signal(signal.SIGTERM)
+    sleeping.join(30)
+    assert check_problem(answers[0], 503)["code"] == "shutting_down"
+    assert server.process.wait(15) == 0
 
 
 def test_interrupting_ends_it_in_the_same_way(server: RunningServer) -> None:

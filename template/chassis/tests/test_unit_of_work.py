@@ -14,7 +14,7 @@ from uuid import UUID, uuid4
 import asyncpg
 import psycopg
 import pytest
-from fastapi import APIRouter, Query
+from fastapi import APIRouter, Query, Request
 from prometheus_client import REGISTRY
 from things import (
     ADD,
@@ -103,8 +103,9 @@ async def tenants(who: Somebody, db: Transaction) -> list[UUID]:
 
 
 @acts.get("/public-tenants", dependencies=[public])
-async def public_tenants(db: Transaction) -> list[UUID]:
-    return await db.all(TENANTS)
+async def public_tenants(request: Request) -> list[UUID]:
+    async with request.app.database.unit_of_work(None) as db:
+        return await db.all(TENANTS)
 
 
 both_ways = pytest.mark.parametrize("path", ["/compiled", "/by-fastapi"])
@@ -199,6 +200,13 @@ async def test_a_connection_that_does_not_answer_is_not_used_again(one: Client, 
         await assert_whole(one)
     finally:
         os.kill(backend, signal.SIGCONT)
+
+
+async def test_a_connection_that_died_while_it_rested_is_not_used_again(one: Client, sql: Sql):
+    await assert_whole(one)
+    assert sql(f"select pg_terminate_backend(pid, 5000) {OF_THE_APP}", roles.APP) == [(True,)]
+    await asyncio.sleep(0.1)
+    await assert_whole(one)
 
 
 async def test_a_statement_that_takes_too_long_is_stopped_by_the_server(serving: Serving, sql: Sql):
