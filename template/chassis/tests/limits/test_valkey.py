@@ -6,6 +6,7 @@ import random
 import re
 import signal
 from collections.abc import AsyncGenerator, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
@@ -225,3 +226,16 @@ def test_two_replicas_share_their_limits(serve: Callable[..., RunningServer]):
     assert answers[1].headers["ratelimit"].startswith('"address";r=2;'), "the second replica knows of the first"
     metrics = httpx.get(f"{replicas[0].metrics_url}/metrics").text
     assert "rate_limit_store_up 1.0" in metrics
+
+
+def test_several_processes_may_start_one_server_at_once(tmp_path: Path):
+    servers = [Valkey(tmp_path / "valkey") for _ in range(4)]
+    try:
+        with ThreadPoolExecutor() as threads:
+            list(threads.map(Valkey.start, servers))
+        assert len({server.url() for server in servers}) == 1
+        assert all(server.running() for server in servers)
+        assert len({server.empty_database() for server in servers}) == 4
+    finally:
+        servers[0].stop()
+    assert not servers[1].running()

@@ -4,6 +4,7 @@ It listens on 127.0.0.1 alone, on a free port, asks for a password that only the
 nothing: what it holds is minutes old at most, and may be lost.
 """
 
+import fcntl
 import os
 import secrets
 import signal
@@ -64,13 +65,18 @@ class Valkey:
 
     def start(self) -> None:
         """Start the server, or find that it runs. Raises Failure."""
-        if self.running():
-            return
-        self.stop()  # left behind by a killed run, and deaf
         try:
             self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            lock = (self.directory / "lock").open("w")
         except OSError as error:
             raise Failure(f"cannot write to {self.directory}: {error.strerror}") from None
+        with lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)  # others may start it now as well
+            if not self.running():
+                self.stop()  # left behind by a killed run, and deaf
+                self._launch()
+
+    def _launch(self) -> None:
         password = self.directory / "password"
         if not password.exists():
             password.touch(mode=0o600)
