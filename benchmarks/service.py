@@ -106,6 +106,10 @@ class Service:
             "APP_SECRET_KEY": self._secret,
             "APP_PUBLIC_URL": ORIGIN,
             "APP_DOCS": "false",
+            # They count every request as always, and refuse none.
+            "APP_LIMIT_PER_ADDRESS": "1000000",
+            "APP_LIMIT_PER_ACCOUNT": "1000000",
+            "APP_LIMIT_PER_TENANT": "1000000",
             "DATABASE_URL": database.app,
             "PORT": str(port),
             "METRICS_PORT": str(metrics_port),

@@ -13,6 +13,7 @@ from typing import Final, NamedTuple
 from tree import Problem, Tree
 
 SETTINGS: Final = "chassis/src/chassis/settings.py"
+FEATURES: Final = "chassis/src/chassis/features.py"
 HEALTH: Final = "chassis/src/chassis/observe/health.py"
 POSTGRES: Final = "chassis/src/chassis/dev/postgres.py"
 VARIABLE_LISTS: Final = ("deploy/variables.env", ".env.example")
@@ -51,6 +52,14 @@ MARKS: Final = (
     Mark("license", "mit", "pyproject.toml", 'license = "MIT"'),
     Mark("license", "apache-2.0", "pyproject.toml", 'license = "Apache-2.0"'),
     Mark("license", "proprietary", "pyproject.toml", 'license = "LicenseRef-Proprietary"'),
+    Mark("shared_store", "valkey", "chassis/src/chassis/limits/valkey.py"),
+    Mark("shared_store", "valkey", "chassis/src/chassis/limits/valkey_connection.py"),
+    Mark("shared_store", "valkey", "chassis/src/chassis/dev/valkey.py"),
+    Mark("shared_store", "valkey", "chassis/tests/limits/test_valkey.py"),
+    Mark("shared_store", "valkey", "chassis/src/chassis/features.py", '"valkey"'),
+    Mark("shared_store", "valkey", "chassis/pyproject.toml", "valkey"),
+    Mark("shared_store", "valkey", ".env.example", "VALKEY"),
+    Mark("shared_store", "valkey", "deploy/variables.env", "VALKEY"),
 )
 
 
@@ -194,11 +203,23 @@ def _variables(tree: Tree, path: str) -> dict[str, Variable]:
     found: dict[str, Variable] = {}
     for node in _parse(tree, path):
         if isinstance(node, ast.ClassDef) and node.name.endswith("Settings"):
-            for field in node.body:
+            for field in _given(tree, node.body):
                 if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name):
                     name, default = _field(field.target.id, field.value)
                     found[name] = Variable(default, "SecretStr" in ast.unparse(field.annotation))
     return found
+
+
+def _given(tree: Tree, body: list[ast.stmt]) -> Iterator[ast.stmt]:
+    """The statements of a class, and those below `if "…" in FEATURES` where that was asked for."""
+    features = (tree.read(FEATURES) or b"").decode(errors="replace").partition("FEATURES")[2]
+    for statement in body:
+        match statement:
+            case ast.If(test=ast.Compare(left=ast.Constant(value=str(feature)), comparators=[ast.Name(id="FEATURES")])):
+                if f'"{feature}"' in features:
+                    yield from statement.body
+            case _:
+                yield statement
 
 
 def _field(name: str, value: ast.expr | None) -> tuple[str, object]:

@@ -1,6 +1,7 @@
 """The rendered service, as whoever rendered it finds it: its own checks and tests, on the oldest and newest Python.
 
-A class is run by one process (`--dist=loadscope`), in one render: making its environment is what takes the time.
+The newest one has every optional part as well. A class is run by one process (`--dist=loadscope`), in one render:
+making its environment is what takes the time.
 """
 
 import os
@@ -17,11 +18,11 @@ from tools.reserved_names import environment_names
 
 
 @pytest.fixture(scope="class")
-def service(version: str, template: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A render with default answers, committed, its environment made with the Python of the class."""
+def service(version: str, answers: dict[str, str], template: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A render with the answers of the class, committed, its environment made with the Python of the class."""
     folder = tmp_path_factory.mktemp(f"python-{version}") / "my-service"
     interpreter = python(version)
-    run_copy(str(template), folder, defaults=True, unsafe=True, quiet=True)
+    run_copy(str(template), folder, data=answers, defaults=True, unsafe=True, quiet=True)
     for command in (["init", "--quiet"], ["add", "."], ["commit", "--quiet", "--message=Start from the template"]):
         subprocess.run(["git", *command], cwd=folder, check=True)
     run(folder, "uv", "sync", "--quiet", "--python", str(interpreter))
@@ -34,6 +35,10 @@ class TestOnTheOldestPython:
     @classmethod
     def version(cls) -> str:
         return OLDEST
+
+    @pytest.fixture(scope="class")
+    def answers(self) -> dict[str, str]:
+        return {}
 
     def test_only_the_lock_is_new_to_git(self, service: Path):
         assert run(service, "git", "status", "--porcelain") == "?? uv.lock\n"
@@ -56,6 +61,10 @@ class TestOnTheNewestPython(TestOnTheOldestPython):
     @classmethod
     def version(cls) -> str:
         return NEWEST
+
+    @pytest.fixture(scope="class")
+    def answers(self) -> dict[str, str]:
+        return {"shared_store": "valkey"}
 
 
 def run(folder: Path, *command: str, seconds: float = 1200) -> str:

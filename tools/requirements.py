@@ -1,5 +1,6 @@
 """Pin what this repository installs, with hashes and for every platform: `make requirements`."""
 
+import re
 import subprocess
 import sys
 import tomllib
@@ -11,8 +12,8 @@ MEMBER = ROOT / "template" / "chassis" / "pyproject.toml.jinja"
 
 
 def service_requirements() -> list[str]:
-    """What the chassis of a rendered service depends on, its development tools included."""
-    rendered = MEMBER.read_text(encoding="utf-8").split("-%}", 1)[1]
+    """What the chassis of a rendered service depends on, whatever was answered, its development tools included."""
+    rendered = re.sub(r"\{%-.*%\}", "", MEMBER.read_text(encoding="utf-8"))
     project = tomllib.loads(rendered.replace("{{ name }}", "name").replace("{{ package_name }}", "name"))["project"]
     return [*project["dependencies"], *project["optional-dependencies"]["dev"]]
 

@@ -1,6 +1,10 @@
 """Each fact that stands in several files: changed in one of them alone, it is one line of the hook, and no more."""
 
+import shutil
+from pathlib import Path
+
 import pytest
+from copier import run_copy
 
 from .conftest import Add, Hook, HookModules, Service
 
@@ -88,6 +92,12 @@ WORKFLOW = ".github/workflows/check.yml"
             "says 'MIT License', which is for license mit, but it is proprietary",
         ),
         (
+            "chassis/pyproject.toml",
+            '"uvloop',
+            '"libvalkey>=4", "uvloop',
+            "says 'valkey', which is for shared_store valkey, but it is none",
+        ),
+        (
             "pyproject.toml",
             'license = "LicenseRef-Proprietary"',
             'license = "MIT"',
@@ -98,6 +108,26 @@ WORKFLOW = ".github/workflows/check.yml"
 def test_a_fact_that_differs_in_one_file(service: Service, hook: Hook, path: str, old: str, new: str, message: str):
     line = service.replace(path, old, new) + new.count("\n")
     assert hook() == (1, [f"{path}:{line}: {message}"])
+
+
+@pytest.mark.parametrize(
+    ("path", "variable"), [(".env.example", "APP_VALKEY_URL"), ("deploy/variables.env", "APP_VALKEY_URL_FILE")]
+)
+def test_a_variable_of_an_optional_part_is_listed_where_that_was_asked_for(
+    path: str, variable: str, template: Path, service: Service, hook: Hook
+):
+    shutil.rmtree(service.root)
+    answers = {"shared_store": "valkey"}
+    run_copy(str(template), service.root, data=answers, defaults=True, unsafe=True, quiet=True, skip_tasks=True)
+    assert hook() == (0, [])
+    service.replace(path, f"{variable}=", "# Nothing ")
+    assert hook() == (1, [f"{path}:1: does not list APP_VALKEY_URL, which the settings read"])
+
+
+def test_a_file_of_an_optional_part_that_nobody_asked_for(hook: Hook, add: Add):
+    add("chassis/src/chassis/limits/valkey.py", "")
+    problem = "is there, which is for shared_store valkey, but it is none"
+    assert hook() == (1, [f"chassis/src/chassis/limits/valkey.py:1: {problem}"])
 
 
 def test_another_answer_than_what_was_rendered(service: Service, hook: Hook):

@@ -26,7 +26,7 @@ from chassis.app import Service
 from chassis.data.queries import Query
 from chassis.observe import logs
 from chassis.settings import load
-from chassis.testing import started
+from chassis.testing import WIDE_LIMITS, started
 
 CANARY = "c4n4ry"
 NOWHERE = "postgresql://nobody:nothing@127.0.0.1:1/nowhere"
@@ -256,7 +256,7 @@ app = create_app(Settings, [module])
 def configured(*modules: Module, **environment: str) -> Service:
     """A service of those modules, or the one of this file; configured, but not started."""
     service = create_app(Settings, modules) if modules else app
-    service.configure(load(Settings, ENVIRONMENT | environment))
+    service.configure(load(Settings, ENVIRONMENT | WIDE_LIMITS | environment))
     return service
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from chassis.config_report import Row, main, report
+from chassis.features import FEATURES
 from chassis.settings import EX_CONFIG, Settings
 from chassis.settings_reading import variables
 
@@ -57,6 +58,7 @@ def test_the_verdict_of_production_can_be_had_elsewhere(capsys: pytest.CaptureFi
         "APP_PUBLIC_URL is required in staging and production",
         "APP_SMTP_URL is required in staging and production: people verify their addresses by mail",
         "APP_MAIL_FROM is required in staging and production",
+        *(["APP_VALKEY_URL is required in staging and production"] if "valkey" in FEATURES else []),
         "APP_DOCS must be a valid boolean",
         "APP_SECRT_KEY is not a variable of this service: did you mean APP_SECRET_KEY?",
         "This configuration is refused.",

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from chassis.features import FEATURES
 from chassis.observe.redaction import MAX_TEXT, allow_fields, redact, scrub
 
 # One process that does all the things which usually escape: libraries, warnings, crashes in corners.
@@ -263,7 +264,7 @@ def test_pretty_lines_are_for_people_and_redacted_too() -> None:
 def test_on_a_terminal_lines_are_pretty_unless_deployed(environment: str, tmp_path: Path) -> None:
     import pty
 
-    more = {}
+    more: dict[str, object] = {}
     if environment == "production":
         more = {
             "database_url": "postgresql://shop_app@localhost/shop",
@@ -273,6 +274,8 @@ def test_on_a_terminal_lines_are_pretty_unless_deployed(environment: str, tmp_pa
             "smtp_url": "smtp://a.test",
             "mail_from": "no-reply@example.com",
         }
+        if "valkey" in FEATURES:
+            more["valkey_url"] = "valkey://localhost"
     controller, terminal = pty.openpty()
     code = PRETTY.format(environment=environment, format="auto", more=more)
     subprocess.run([sys.executable, "-c", code], stdout=terminal, timeout=60, check=True)

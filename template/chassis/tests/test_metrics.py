@@ -13,7 +13,7 @@ from things import Client
 from chassis import Settings, create_app
 from chassis.app import Service
 from chassis.settings import load
-from chassis.testing import RunningServer
+from chassis.testing import WIDE_LIMITS, RunningServer
 
 WANTED = {
     "http_request_duration_seconds",
@@ -59,7 +59,7 @@ def test_they_are_served_on_the_private_port_and_on_no_other(server: RunningServ
 def service() -> Service:
     """A service whose routes are the chassis's own."""
     service = create_app(Settings, [])
-    service.configure(load(Settings, {"APP_ENVIRONMENT": "test", "DATABASE_URL": NOWHERE}))
+    service.configure(load(Settings, {"APP_ENVIRONMENT": "test", "DATABASE_URL": NOWHERE} | WIDE_LIMITS))
     return service
 
 

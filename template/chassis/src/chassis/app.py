@@ -139,9 +139,11 @@ async def _lifespan(service: FastAPI) -> AsyncGenerator[None]:
     assert isinstance(service, Service)
     await service.database.open()
     await service.identity.start()
+    await service.edge.limiter.open()
     try:
         yield
     finally:
+        await service.edge.limiter.close()
         await service.identity.stop()
         await service.database.close(_CLOSE_SECONDS)
 

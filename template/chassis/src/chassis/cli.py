@@ -11,9 +11,11 @@ import sys
 import traceback
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from chassis.failure import Failure
+from chassis.features import FEATURES
 
 if TYPE_CHECKING:
     from chassis.app import Service
@@ -41,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def serve(_: argparse.Namespace) -> int:
     """Serve on PORT, and metrics on METRICS_PORT, until SIGTERM."""
     service, settings = _service()
-    settings = _with_database(settings)
+    settings = _with_shared_store(_with_database(settings))
     from chassis.server import run
 
     return run(service, settings)
@@ -194,6 +196,12 @@ def _with_database(settings: "Settings") -> "Settings":
     from chassis.dev.database import with_database
 
     return with_database(settings)
+
+
+def _with_shared_store(settings: "Settings") -> "Settings":
+    if "valkey" not in FEATURES:
+        return settings
+    return import_module("chassis.dev.valkey").with_valkey(settings)
 
 
 def _say(error: Exception) -> int:

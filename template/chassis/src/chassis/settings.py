@@ -14,15 +14,18 @@ from annotated_types import MinLen
 from pydantic import BeforeValidator, Field, SecretStr, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
+from chassis.features import FEATURES
 from chassis.settings_reading import PREFIX, ConfigurationRefused, load
 from chassis.settings_rules import (
     check_bind_address,
     check_database_url,
     check_hosts,
     check_mail_address,
+    check_networks,
     check_origin,
     check_origins,
     check_smtp_url,
+    check_valkey_url,
     database_user,
     refusal,
     secret_weakness,
@@ -36,6 +39,7 @@ EX_CONFIG: Final = 78
 DEPLOYED: Final = frozenset({"staging", "production"})
 
 Environment = Literal["development", "test", "staging", "production"]
+PerMinute = Annotated[int, Field(ge=1, le=1_000_000)]
 Seconds = Annotated[float, Field(ge=0.1, le=300, allow_inf_nan=False)]
 
 
@@ -92,6 +96,15 @@ class Settings(BaseSettings):
     """Of the server that takes our mail. None in development and test: mail is kept in .dev/mail."""
     mail_from: str = ""
     """The address that mail is from."""
+    trusted_proxies: CommaList = ()
+    """The networks of our own proxies, whose X-Forwarded-For is believed."""
+    limit_per_address: PerMinute = 600
+    """Requests a minute; of an IPv6 client, from its /64 network. A thirtieth of it where secrets can be guessed."""
+    limit_per_account: PerMinute = 600
+    limit_per_tenant: PerMinute = 3000
+    if "valkey" in FEATURES:
+        valkey_url: SecretStr | None = None
+        """Where limits are counted for all replicas together. None, which is refused when deployed: each by itself."""
     max_body_bytes: int = Field(default=1024 * 1024, ge=1024, le=64 * 1024 * 1024)
     max_header_bytes: int = Field(default=16 * 1024, ge=1024, le=64 * 1024)
     max_json_depth: int = Field(default=32, ge=1, le=100)
@@ -208,6 +221,21 @@ class Settings(BaseSettings):
         origins = tuple(origin.lower() for origin in value)
         check_origins(origins, deployed=_is_deployed(info.data))
         return origins
+
+    @field_validator("trusted_proxies")
+    @classmethod
+    def _trusted_proxies(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        check_networks(value)
+        return value
+
+    @field_validator("valkey_url", check_fields=False)
+    @classmethod
+    def _valkey_url(cls, value: SecretStr | None, info: ValidationInfo) -> SecretStr | None:
+        if value is not None:
+            check_valkey_url(value.get_secret_value(), deployed=_is_deployed(info.data))
+        elif _is_deployed(info.data):
+            raise refusal("is required in staging and production")
+        return value
 
     @field_validator("public_url")
     @classmethod

@@ -160,6 +160,41 @@ def check_database_url(url: str, *, deployed: bool, app_role: bool) -> None:
         raise refusal("; ".join(problems))
 
 
+def check_valkey_url(url: str, *, deployed: bool) -> None:
+    """Refuse what is not a Valkey's URL; when deployed also plaintext to another machine and guessable passwords."""
+    try:
+        parts = urlsplit(url)
+        host, password = parts.hostname or "", unquote(parts.password or "")
+        well_formed = parts.port != 0 and re.fullmatch(r"/?|/\d{1,5}", parts.path) and not parts.query
+    except ValueError:
+        raise refusal("must be a well-formed URL: is a special character in the password not %-encoded?") from None
+    if parts.scheme not in ("valkey", "redis", "valkeys", "rediss") or not host or not well_formed:
+        raise refusal("must be a URL such as rediss://user:password@host:6379/0, or valkey://localhost:6379/0")
+    if not deployed:
+        return
+    if not parts.scheme.endswith("s") and not is_loopback(host):
+        raise refusal("must begin with rediss:// (with TLS) in staging and production, unless the host is this machine")
+    if not password and not is_loopback(host):
+        raise refusal("must have a password")
+    weakness = secret_weakness(password, MIN_DATABASE_PASSWORD) if password else None
+    if weakness:
+        raise refusal(f"has a password that {weakness}")
+
+
+def check_networks(networks: tuple[str, ...]) -> None:
+    """Refuse what is not a network in CIDR notation, and what would believe everybody."""
+    for number, network in enumerate(networks, 1):
+        try:
+            everybody = network == "*" or ipaddress.ip_network(network).prefixlen == 0
+        except ValueError:
+            raise refusal(
+                "must be networks with commas between them, such as 10.0.0.0/8 or fd00::/8, with no bit set beyond the "
+                f"prefix: entry {number} is not one"
+            ) from None
+        if everybody:
+            raise refusal(f"must not trust every address, and entry {number} does: clients could say who they are")
+
+
 def database_user(url: str) -> str:
     """The user of a URL that `check_database_url` accepted."""
     return unquote(urlsplit(url).netloc.rpartition("@")[0].partition(":")[0])

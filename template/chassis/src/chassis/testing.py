@@ -17,6 +17,7 @@ from collections.abc import AsyncGenerator, Callable, Generator, Iterator
 from contextlib import ExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from importlib import import_module
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 from uuid import UUID, uuid4, uuid5
@@ -24,6 +25,7 @@ from uuid import UUID, uuid4, uuid5
 import pytest
 
 from chassis.dev.processes import free_port, get
+from chassis.features import FEATURES
 
 if TYPE_CHECKING:
     import httpx
@@ -33,6 +35,9 @@ if TYPE_CHECKING:
     from chassis.identity.keys import KeyRing
     from chassis.identity.tokens import AccessTokens
     from chassis.settings import Settings
+
+WIDE_LIMITS = dict.fromkeys(("APP_LIMIT_PER_ADDRESS", "APP_LIMIT_PER_ACCOUNT", "APP_LIMIT_PER_TENANT"), "1000000")
+"""Every test asks from one address. Those of limits set their own."""
 
 _SERVE_SECONDS = 60.0
 _STOP_SECONDS = 30.0
@@ -86,6 +91,8 @@ def postgres() -> Iterator["Postgres"]:
         yield server
         if _try_lock(users):
             server.stop()
+            if "valkey" in FEATURES:
+                import_module("chassis.dev.valkey").test_server().stop()
 
 
 @pytest.fixture(scope="session")
@@ -146,9 +153,21 @@ def new_database(postgres: "Postgres", template: str | None = None) -> Generator
 
 
 @pytest.fixture
-def environment(database: TestDatabase) -> dict[str, str]:
+def valkey_url(postgres: "Postgres") -> str:
+    """The URL of an empty Valkey database, on the server of this checkout's tests, which ends with that PostgreSQL."""
+    del postgres
+    server = import_module("chassis.dev.valkey").test_server()
+    server.start()
+    return server.empty_database()
+
+
+@pytest.fixture
+def environment(database: TestDatabase, request: pytest.FixtureRequest) -> dict[str, str]:
     """The variables that this test's service is configured with. A fixture may change them before `app` is made."""
+    shared = {"APP_VALKEY_URL": request.getfixturevalue("valkey_url")} if "valkey" in FEATURES else {}
     return {
+        **shared,
+        **WIDE_LIMITS,
         "APP_ENVIRONMENT": "test",
         "APP_PUBLIC_URL": "http://localhost",
         "DATABASE_URL": database.app,

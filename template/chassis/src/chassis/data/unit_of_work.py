@@ -161,7 +161,7 @@ def _settings(tenant_id: UUID | None, account_id: UUID | None) -> str:
 async def transaction(request: Request) -> UnitOfWork:
     """Only for handlers that FastAPI itself calls: the edge settles it before the first byte of the answer."""
     exchange = request.scope["chassis.exchange"]
-    principal = await exchange.authenticated()  # it may stand before `may(…)` in the signature
+    principal = exchange.principal
     if principal is None:
         raise unauthenticated()
     if exchange.transaction is None:

@@ -11,6 +11,7 @@ import signal
 import time
 from collections.abc import Generator
 from contextlib import ExitStack, contextmanager
+from importlib import import_module
 from types import FrameType
 
 import psycopg
@@ -23,7 +24,7 @@ from chassis.dev.postgres import POSTGRES_MAJOR, Postgres
 from chassis.dev.processes import is_busy, runs
 from chassis.dev.reload import serve_and_reload, start_child, stop_child
 from chassis.failure import Failure
-from chassis.features import PACKAGE
+from chassis.features import FEATURES, PACKAGE
 from chassis.settings import Settings
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -45,6 +46,8 @@ def develop(service: Service, settings: Settings) -> int:
             is_new = False
             if settings.database_url is None:
                 settings, is_new = running.enter_context(_database(settings))
+            if "valkey" in FEATURES and settings.valkey_url is None:
+                running.enter_context(import_module("chassis.dev.valkey").developing())
             running.callback(stop_child)
             child = start_child()  # it needs as long to import as the database to be migrated
             _migrate(settings)
@@ -66,8 +69,13 @@ def stop_leftovers() -> int:
             time.sleep(0.05)
     stopped = [pid is not None, stop_child()]
     tests = Postgres(state_folder() / "test", durable=False)
-    for server in (development_server(), tests):
-        if server.running() and not (server is tests and _in_use(tests)):
+    ours, theirs = [development_server()], [tests]
+    if "valkey" in FEATURES:
+        valkey = import_module("chassis.dev.valkey")
+        ours.append(valkey.development_server())
+        theirs.append(valkey.test_server())
+    for server in ours + theirs:
+        if server.running() and not (server in theirs and _in_use(tests)):
             server.stop()
             stopped.append(True)
     print("Stopped." if any(stopped) else "Nothing was running.")

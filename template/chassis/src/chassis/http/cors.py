@@ -17,7 +17,10 @@ _PREFLIGHT: tuple[Header, ...] = (
     ),
     (b"access-control-max-age", b"600"),
 )
-_EXPOSED: Header = (b"access-control-expose-headers", b"etag, location, retry-after, x-request-id")
+_EXPOSED: Header = (
+    b"access-control-expose-headers",
+    b"etag, location, ratelimit, ratelimit-policy, retry-after, x-request-id",
+)
 
 
 class Cors:

@@ -34,6 +34,8 @@ from chassis.http.problems import (
 from chassis.http.reply import SECURITY_HEADERS, Header, Reply
 from chassis.http.routing import Routes
 from chassis.identity.principal import Principal
+from chassis.limits.limiter import Limiter
+from chassis.limits.rules import headers_of
 from chassis.observe.context import current
 from chassis.observe.health import PROBES
 from chassis.observe.logs import get_logger
@@ -73,6 +75,7 @@ class Edge:
         self.settings = settings
         self.database = database
         self.authenticate = authenticate
+        self.limiter = Limiter(settings)
         self.cursor_secret = blake2b(settings.secret_key.get_secret_value().encode(), person=b"cursors").digest()
         self._routes = routes
         self._fastapi = fastapi
@@ -157,7 +160,10 @@ class Edge:
         return problem
 
     async def _dispatch(self, exchange: Exchange) -> Reply | None:
-        self._check_headers(exchange)
+        if exchange.path in PROBES:
+            self._check_headers(exchange)
+        else:
+            await self._limit(exchange)
         if (preflight := self._cors.preflight(exchange)) is not None:
             return preflight
         if b"%" in exchange.scope["raw_path"]:
@@ -183,6 +189,23 @@ class Edge:
             await reply(exchange.scope, exchange.receive_again, exchange.forward)
             return None
         return reply
+
+    async def _limit(self, exchange: Exchange) -> None:
+        """Count the request by its address, then by its account and tenant: all before anything costly is done."""
+        limiter = self.limiter
+        peer: tuple[str, int] | None = exchange.scope.get("client")
+        exchange.address = limiter.addresses.key(peer[0] if peer else "", exchange.scope["headers"])
+        exchange.count((limiter.per_address, exchange.address))
+        self._check_headers(exchange)
+        exchange.principal = principal = await self.authenticate(exchange)
+        if principal is None:
+            await exchange.limit()
+            return
+        exchange.tenant_id = principal.tenant_id
+        exchange.subject = principal.subject
+        await exchange.limit(
+            (limiter.per_account, principal.subject.int), (limiter.per_tenant, principal.tenant_id.int)
+        )
 
     async def _by_fastapi(self, exchange: Exchange) -> None:
         """A handler whose signature only FastAPI understands: the same promises, at FastAPI's pace."""
@@ -214,6 +237,8 @@ class Edge:
         """What every answer carries."""
         headers: list[Header] = [(b"x-request-id", exchange.request_id.encode()), *self._headers]
         self._cors.add_to(headers, exchange)
+        if exchange.levels:
+            headers += headers_of(exchange.levels)
         if b"expect" in exchange.headers and not exchange.has_body:
             # The client waits to be told to send its body. It never will be, and what it sends next must not be taken
             # for that body (RFC 9110 section 10.1.1). A body that does come, and that nobody reads, the parser skips.

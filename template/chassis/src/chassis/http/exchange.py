@@ -11,6 +11,7 @@ from chassis.http.ids import new_id, trace_of
 from chassis.http.problems import Problem, body_incomplete, too_large, unsupported_media_type
 from chassis.http.reply import Reply, check_headers
 from chassis.identity.principal import Principal, check
+from chassis.limits.rules import Level, Use, refusal
 from chassis.observe.context import RequestContext
 from chassis.observe.logs import get_logger
 
@@ -33,8 +34,8 @@ class Exchange(RequestContext):
     """What the edge and the handler share about one request."""
 
     __slots__ = (
-        "_body", "_chunks", "_receive", "_replayed", "_send", "edge", "headers", "method", "path",
-        "principal", "route", "scope", "status", "transaction",
+        "_body", "_chunks", "_receive", "_replayed", "_send", "_unshared", "address", "edge", "headers", "levels",
+        "method", "path", "principal", "route", "scope", "status", "transaction",
     )  # fmt: skip
 
     def __init__(self, edge: "Edge", scope: Scope, receive: Receive, send: Send) -> None:
@@ -50,6 +51,11 @@ class Exchange(RequestContext):
         self.status = 0
         self.principal: Principal | None = None
         self.transaction: Any = None
+        self.address = ""
+        """What the client's limits count by: see ClientAddresses."""
+        self.levels: list[Level] = []
+        """Of the limits that were used: what the answer tells."""
+        self._unshared: list[Use] = []
         self._body: bytes | None = None
         self._chunks: list[bytes] | None = None
         self._replayed = False
@@ -59,23 +65,42 @@ class Exchange(RequestContext):
         super().__init__(requested.decode() if requested and usable else trace_id, trace_id, new_id(8))
         scope["chassis.exchange"] = self
 
-    async def authenticated(self) -> Principal | None:
-        """The caller, if it is anybody."""
-        if self.principal is None:
-            self.principal = principal = await self.edge.authenticate(self)
-            if principal is not None:
-                self.tenant_id = principal.tenant_id
-                self.subject = principal.subject
-        return self.principal
-
     async def authorised(self, permission: str) -> Principal:
         """The caller, if it has `permission`; the 401 or 403 problem otherwise."""
         try:
-            return check(await self.authenticated(), permission)
+            return check(self.principal, permission)
         except Problem as problem:
             if problem.status == 403:
                 _log.warning("authz_fail", subject=self.subject, permission=permission)
             raise
+
+    def count(self, *uses: Use) -> None:
+        """Count uses of limits in this process. Raises the 429 problem when one of them is not allowed."""
+        limiter = self.edge.limiter
+        counted = limiter.here.take(uses)
+        self.levels += counted.levels
+        if counted.free_in:
+            raise refusal(counted)
+        if limiter.shared is not None:
+            self._unshared += uses
+
+    async def limit(self, *uses: Use) -> None:
+        """Count uses of limits, and all that were counted in this process alone so far, for all replicas together.
+
+        Raises the 429 problem when one of them is not allowed. Await it before anything costly: it is one round trip to
+        the shared store, and none without one or when there is nothing to count.
+        """
+        if uses:
+            self.count(*uses)
+        shared = self.edge.limiter.shared
+        if shared is None or not self._unshared:
+            return
+        pending, self._unshared = self._unshared, []
+        counted = await shared.take(pending)
+        if counted is not None:
+            self.levels[-len(pending) :] = counted.levels
+            if counted.free_in:
+                raise refusal(counted)
 
     async def body(self) -> bytes:
         """The whole body; a 413 problem as soon as it is known to pass the limit."""

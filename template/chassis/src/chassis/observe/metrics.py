@@ -7,7 +7,7 @@ from collections.abc import Callable
 from functools import cache
 from http import HTTPMethod
 
-from prometheus_client import Gauge, Histogram
+from prometheus_client import Counter, Gauge, Histogram
 
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 _METHODS = frozenset(HTTPMethod)
@@ -25,6 +25,7 @@ requests_in_flight = Gauge("http_requests_in_flight", "Requests that are being a
 pool_size = Gauge("db_pool_size", "Connections that the pool may open.")
 pool_in_use = Gauge("db_pool_in_use", "Connections that are in use.")
 pool_wait = Histogram("db_pool_wait_seconds", "Time that requests waited for a connection.", buckets=_SECONDS)
+refused_by_limit = Counter("rate_limited_requests", "Requests that a limit refused.", ("rule",))
 loop_lag = Gauge("event_loop_lag_seconds", "How much later than asked the event loop ran its last check.")
 draining = Gauge("service_draining", "1 while the process finishes its work before it exits.")
 build = Gauge("service_info", "Always 1; its labels say what runs.", ("service", "version", "revision"))

@@ -1,0 +1,1 @@
+"""How often somebody may ask: by client address, account and tenant, and more strictly where secrets are guessed."""
