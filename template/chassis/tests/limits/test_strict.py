@@ -4,13 +4,13 @@ from collections.abc import AsyncGenerator, Awaitable, Callable
 
 import httpx
 import pytest
-from fastapi import APIRouter, Request
+from fastapi import APIRouter
 from pydantic import BaseModel
 from things import Client
 
 from chassis import Problem, public
 from chassis.app import Service
-from chassis.limits.strict import MAIL, SIGN_IN, aim_at, strictly_limited
+from chassis.limits.strict import MAIL, SIGN_IN, Here, aim_at, strictly_limited
 from chassis.testing import started
 
 hashes: list[str] = []
@@ -25,8 +25,8 @@ class SignIn(BaseModel):
 
 
 @router.post("/signin", dependencies=[public, strictly_limited])
-async def sign_in(body: SignIn, request: Request) -> str:
-    attempt = await aim_at(request.scope["chassis.exchange"], body.email, SIGN_IN)
+async def sign_in(body: SignIn, here: Here) -> str:
+    attempt = await aim_at(here, body.email, SIGN_IN)
     hashes.append(body.email)
     if body.password != "right":
         raise Problem(401, "wrong", "Wrong.")
@@ -35,8 +35,8 @@ async def sign_in(body: SignIn, request: Request) -> str:
 
 
 @router.post("/reset", dependencies=[public])
-async def reset(body: SignIn, request: Request) -> str:
-    await aim_at(request.scope["chassis.exchange"], body.email, MAIL)
+async def reset(body: SignIn, here: Here) -> str:
+    await aim_at(here, body.email, MAIL)
     return "sent"
 
 

@@ -1,7 +1,7 @@
 """The account that a new development database has, with a few rows in its tenant: the first request needs no mail."""
 
 from chassis.app import Service
-from chassis.identity import accounts, signup
+from chassis.identity import accounts, emails, signup
 from chassis.settings import Settings
 
 EMAIL = "demo@example.com"
@@ -15,7 +15,7 @@ async def make_demo(service: Service, settings: Settings) -> None:
     service.configure(settings)
     identity, database = service.identity, service.database
     await database.open()
-    account, _ = await signup.create(identity, EMAIL, PASSWORD)
+    account, _ = await signup.create(identity, emails.parse(EMAIL), PASSWORD)
     async with database.unit_of_work(None) as db:
         await accounts.become(db, account.id)
         for module in service.modules:

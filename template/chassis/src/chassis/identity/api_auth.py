@@ -10,13 +10,14 @@ from pydantic import Field
 
 from chassis.http.input import Input
 from chassis.http.paging import Page, PageRequest
-from chassis.identity import invitations, recovery, sessions, signin, signup
+from chassis.identity import emails, invitations, recovery, sessions, signin, signup
 from chassis.identity.identity import Desk, Me
 from chassis.identity.invitations import Joined
 from chassis.identity.passwords import LONGEST
 from chassis.identity.principal import public
 from chassis.identity.sessions import Session
 from chassis.identity.signin import Tokens
+from chassis.limits.strict import MAIL, SIGN_IN, Here, aim_at, strictly_limited
 
 _USER_AGENT_LENGTH = 200
 
@@ -86,23 +87,29 @@ async def _user_agent(request: Request) -> str | None:
 UserAgent = Annotated[str | None, Depends(_user_agent)]
 
 
-@router.post("/signup", status_code=202, dependencies=[public])
-async def sign_up(body: NewAccount, desk: Desk) -> Accepted:
+@router.post("/signup", status_code=202, dependencies=[public, strictly_limited])
+async def sign_up(body: NewAccount, desk: Desk, here: Here) -> Accepted:
     """Make an account. What is next stands in a mail; the answer is the same when the address has an account."""
-    await signup.sign_up(desk, body.email, body.password)
+    address = emails.parse(body.email)
+    await aim_at(here, address.canonical, MAIL)
+    await signup.sign_up(desk, address, body.password)
     return Accepted()
 
 
-@router.post("/verify", status_code=204, dependencies=[public])
+@router.post("/verify", status_code=204, dependencies=[public, strictly_limited])
 async def verify(body: OneTimeToken, desk: Desk) -> None:
     """Confirm an address with the token of the mail."""
     await signup.verify(desk, body.token)
 
 
-@router.post("/signin", dependencies=[public])
-async def sign_in(body: Credentials, desk: Desk, user_agent: UserAgent) -> Tokens:
+@router.post("/signin", dependencies=[public, strictly_limited])
+async def sign_in(body: Credentials, desk: Desk, user_agent: UserAgent, here: Here) -> Tokens:
     """Get an access token, for minutes, and a refresh token, for days."""
-    return await signin.sign_in(desk, body.email, body.password, user_agent)
+    address = emails.parse(body.email)
+    attempt = await aim_at(here, address.canonical, SIGN_IN)
+    tokens = await signin.sign_in(desk, address, body.password, user_agent)
+    await attempt.succeeded()
+    return tokens
 
 
 @router.post("/refresh", dependencies=[public])
@@ -142,26 +149,30 @@ async def end_session(session_id: UUID, who: Me, desk: Desk) -> None:
     await sessions.end_one(desk, who, session_id)
 
 
-@router.post("/password/change", status_code=204)
-async def change_password(body: PasswordChange, who: Me, desk: Desk) -> None:
+@router.post("/password/change", status_code=204, dependencies=[strictly_limited])
+async def change_password(body: PasswordChange, who: Me, desk: Desk, here: Here) -> None:
     """Change the password. All other sessions end."""
+    attempt = await aim_at(here, str(who.subject), SIGN_IN)
     await recovery.change(desk, who, body.current_password, body.new_password)
+    await attempt.succeeded()
 
 
-@router.post("/password/forgot", status_code=202, dependencies=[public])
-async def forgot_password(body: Forgotten, desk: Desk) -> Accepted:
+@router.post("/password/forgot", status_code=202, dependencies=[public, strictly_limited])
+async def forgot_password(body: Forgotten, desk: Desk, here: Here) -> Accepted:
     """Ask for a mail with a link to choose a new password. The answer is the same for an unknown address."""
-    await recovery.forgot(desk, body.email)
+    address = emails.parse(body.email)
+    await aim_at(here, address.canonical, MAIL)
+    await recovery.forgot(desk, address)
     return Accepted()
 
 
-@router.post("/password/reset", status_code=204, dependencies=[public])
+@router.post("/password/reset", status_code=204, dependencies=[public, strictly_limited])
 async def reset_password(body: Reset, desk: Desk) -> None:
     """Choose a new password with the token of the mail. All sessions end."""
     await recovery.reset(desk, body.token, body.password)
 
 
-@router.post("/invitations/accept")
+@router.post("/invitations/accept", dependencies=[strictly_limited])
 async def accept_invitation(body: OneTimeToken, who: Me, desk: Desk) -> Joined:
     """Join the tenant that has invited the caller's address."""
     return await invitations.accept(desk, who, body.token)

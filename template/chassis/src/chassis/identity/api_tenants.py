@@ -9,7 +9,7 @@ from pydantic import AfterValidator, Field
 from chassis.data.unit_of_work import Transaction
 from chassis.http.input import Input
 from chassis.http.paging import Page, PageRequest
-from chassis.identity import api_keys, audit, invitations, tenants
+from chassis.identity import api_keys, audit, emails, invitations, tenants
 from chassis.identity.api_auth import Email
 from chassis.identity.api_keys import LONGEST_DAYS, ApiKey, NewApiKey
 from chassis.identity.audit import Entry
@@ -17,6 +17,7 @@ from chassis.identity.identity import Desk, Me
 from chassis.identity.invitations import Invitation
 from chassis.identity.principal import Principal, may
 from chassis.identity.tenants import Member, Role, Tenant
+from chassis.limits.strict import MAIL, Here, aim_at, strictly_limited
 
 router = APIRouter()
 
@@ -96,10 +97,12 @@ async def remove_member(account_id: UUID, who: MembersManager, desk: Desk, db: T
     await tenants.remove(desk, db, who, account_id)
 
 
-@router.post("/tenants/invitations", status_code=201)
-async def invite(body: NewInvitation, who: MembersManager, desk: Desk, db: Transaction) -> Invitation:
+@router.post("/tenants/invitations", status_code=201, dependencies=[strictly_limited])
+async def invite(body: NewInvitation, who: MembersManager, desk: Desk, db: Transaction, here: Here) -> Invitation:
     """Invite somebody by mail."""
-    return await invitations.invite(desk, db, who, body.email, body.role)
+    address = emails.parse(body.email)
+    await aim_at(here, address.canonical, MAIL)
+    return await invitations.invite(desk, db, who, address, body.role)
 
 
 @router.get("/tenants/invitations")

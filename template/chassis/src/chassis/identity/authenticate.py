@@ -29,7 +29,10 @@ class Authenticate:
         if header is None or header[:7].lower() != _SCHEME:
             return None
         token = header[7:]
-        principal = await self._keys.principal(token) if token[:3] == b"sk_" else self._tokens.principal(token)
+        if token[:3] == b"sk_":
+            principal = await self._keys.principal(token, exchange.limit)
+        else:
+            principal = self._tokens.principal(token)
         if principal is None:
             self._watch.check_fresh()  # or this replica may only not know the key yet
             return None

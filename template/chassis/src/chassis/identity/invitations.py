@@ -8,7 +8,8 @@ from chassis.data.queries import query
 from chassis.data.unit_of_work import UnitOfWork
 from chassis.http.paging import Page, Paging
 from chassis.http.problems import Problem, not_found
-from chassis.identity import accounts, audit, emails
+from chassis.identity import accounts, audit
+from chassis.identity.emails import Address
 from chassis.identity.identity import Identity
 from chassis.identity.one_time import refused
 from chassis.identity.principal import Principal
@@ -89,10 +90,9 @@ _JOIN = query(
 )
 
 
-async def invite(identity: Identity, db: UnitOfWork, who: Principal, email: str, role: Role) -> Invitation:
+async def invite(identity: Identity, db: UnitOfWork, who: Principal, address: Address, role: Role) -> Invitation:
     """Invite an address, whether or not it has an account."""
     check_may_give(who, role)
-    address = emails.parse(email)
     name = await db.first(_TENANT_NAME, who.tenant_id)
     if name is None:
         raise not_found()

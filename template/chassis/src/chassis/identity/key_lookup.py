@@ -1,5 +1,6 @@
 """API keys as the edge sees them: found by their hash, and remembered for a few seconds."""
 
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from hashlib import sha256
@@ -51,12 +52,16 @@ class ApiKeys:
         self._background = background
         self._remembered: dict[bytes, tuple[Principal | None, float]] = {}
 
-    async def principal(self, key: bytes) -> Principal | None:
-        """Whose key this is; None when it is none of ours, or not good any more."""
+    async def principal(self, key: bytes, before_asking: Callable[[], Awaitable[None]]) -> Principal | None:
+        """Whose key this is; None when it is none of ours, or not good any more.
+
+        What may refuse to go on is awaited before the database is asked.
+        """
         if len(key) != _LENGTH:
             return None
         known = self._remembered.get(key)
         if known is None or known[1] < monotonic():
+            await before_asking()
             known = await self._find(key)
             self._remembered.pop(key, None)
             if len(self._remembered) >= _MOST_REMEMBERED:

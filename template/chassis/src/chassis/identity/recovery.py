@@ -5,7 +5,7 @@ from uuid import UUID
 from chassis.data.queries import query
 from chassis.data.unit_of_work import UnitOfWork
 from chassis.http.problems import Problem
-from chassis.identity import accounts, audit, emails, guessable, one_time, sessions
+from chassis.identity import accounts, audit, guessable, one_time, sessions
 from chassis.identity.accounts import Account
 from chassis.identity.emails import Address
 from chassis.identity.identity import Identity
@@ -30,9 +30,9 @@ _CHANGE = query(
 )
 
 
-async def forgot(identity: Identity, email: str) -> None:
+async def forgot(identity: Identity, address: Address) -> None:
     """Mail a link for a new password, if there is such an account. All of the work is done after the answer."""
-    identity.background.start(_mail_link(identity, emails.parse(email)))
+    identity.background.start(_mail_link(identity, address))
 
 
 async def _mail_link(identity: Identity, address: Address) -> None:

@@ -12,8 +12,9 @@ from uuid import UUID, uuid4
 from chassis.data.queries import query
 from chassis.data.unit_of_work import UnitOfWork
 from chassis.http.problems import Problem
-from chassis.identity import accounts, audit, emails, sessions
+from chassis.identity import accounts, audit, sessions
 from chassis.identity.accounts import Account
+from chassis.identity.emails import Address
 from chassis.identity.identity import Identity
 from chassis.identity.opaque import Opaque
 from chassis.identity.sessions import ABSOLUTE_SECONDS, IDLE_SECONDS
@@ -115,9 +116,8 @@ _PERSONAL_TENANT = query(
 )
 
 
-async def sign_in(identity: Identity, email: str, password: str, user_agent: str | None) -> Tokens:
+async def sign_in(identity: Identity, address: Address, password: str, user_agent: str | None) -> Tokens:
     """Start a session. A wrong password and an unknown address are the same 401 problem, after the same work."""
-    address = emails.parse(email)
     async with identity.database.unit_of_work(None, lookup=address.lookup) as db:
         account = await db.first(accounts.BY_ADDRESS, address.canonical)
     matches = await identity.passwords.matches(password, account.password_hash if account else None)

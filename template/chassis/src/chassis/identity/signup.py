@@ -7,8 +7,9 @@ answer, one hash, and the same number of queries. What differs goes by mail.
 from uuid import UUID, uuid4
 
 from chassis.data.queries import query
-from chassis.identity import accounts, audit, emails, guessable, one_time, recovery
+from chassis.identity import accounts, audit, guessable, one_time, recovery
 from chassis.identity.accounts import Account
+from chassis.identity.emails import Address
 from chassis.identity.identity import Identity
 from chassis.observe.logs import get_logger
 
@@ -35,20 +36,19 @@ _SIGN_UP = query(
 )
 
 
-async def sign_up(identity: Identity, email: str, password: str) -> None:
+async def sign_up(identity: Identity, address: Address, password: str) -> None:
     """Make an account with a tenant of its own, and mail a link that verifies the address.
 
     An address that has an account gets a mail that says so. One that was never verified gets a link that sets the
     password given now, so that nobody can prepare an account for somebody else's address.
     """
-    account, token = await create(identity, email, password)
+    account, token = await create(identity, address, password)
     letter = identity.letters.known if account.verified_at else identity.letters.verify
     identity.background.start(identity.post.send(letter(account.email, token)))
 
 
-async def create(identity: Identity, email: str, password: str) -> tuple[Account, str]:
+async def create(identity: Identity, address: Address, password: str) -> tuple[Account, str]:
     """What `sign_up` does before it sends mail: the account, new or not, and the token that goes to its address."""
-    address = emails.parse(email)
     guessable.check(password, address.canonical)
     hashed = await identity.passwords.hash(password)
     new = uuid4()

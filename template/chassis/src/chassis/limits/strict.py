@@ -1,15 +1,15 @@
 """Stricter limits where secrets are guessed: by the address that guesses, and by the account that is aimed at.
 
     @router.post("/auth/signin", dependencies=[public, strictly_limited])
-    async def sign_in(request: Request, body: SignIn) -> Tokens:
-        attempt = await aim_at(request.scope["chassis.exchange"], canonical(body.email), SIGN_IN)
+    async def sign_in(body: SignIn, here: Here) -> Tokens:
+        attempt = await aim_at(here, canonical(body.email), SIGN_IN)
         …  # queries and the password hash
         await attempt.succeeded()
 
 Both raise the 429 problem. How this keeps an attacker from locking anybody out: see `aim_at`.
 """
 
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 from fastapi import Request
 from fastapi.params import Depends
@@ -79,8 +79,15 @@ async def aim_at(exchange: Exchange, account: str, target: Target) -> Attempt:
     return Attempt(exchange, place, uses)
 
 
-async def _strictly(request: Request) -> None:
-    exchange: Exchange = request.scope["chassis.exchange"]
+async def _exchange(request: Request) -> Exchange:
+    return request.scope["chassis.exchange"]
+
+
+Here = Annotated[Exchange, Depends(_exchange)]
+"""In a handler's signature: what `aim_at` asks for, since it knows from where the request comes."""
+
+
+async def _strictly(exchange: Here) -> None:
     await exchange.limit((exchange.edge.limiter.strict, exchange.address))
 
 
