@@ -251,7 +251,7 @@ class Settings(BaseSettings):
     @classmethod
     def _smtp_url(cls, value: SecretStr | None, info: ValidationInfo) -> SecretStr | None:
         if value is not None:
-            check_smtp_url(value.get_secret_value())
+            check_smtp_url(value.get_secret_value(), deployed=_is_deployed(info.data))
         elif _is_deployed(info.data):
             raise refusal("is required in staging and production: people verify their addresses by mail")
         return value

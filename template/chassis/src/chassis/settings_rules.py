@@ -34,10 +34,15 @@ def is_loopback(host: str) -> bool:
         return False
 
 
+def is_example(value: str) -> bool:
+    """Whether `value` has a word in it that stands for a secret, such as change-me."""
+    plain = re.sub(r"[\W_]", "", value.lower())
+    return any(word in plain for word in _EXAMPLE_WORDS)
+
+
 def secret_weakness(value: str, minimum: int = MIN_SECRET) -> str | None:
     """Say what makes `value` guessable, or None. Strong is what a generator made: long, varied, no words."""
-    plain = re.sub(r"[\W_]", "", value.lower())
-    if any(word in plain for word in _EXAMPLE_WORDS):
+    if is_example(value):
         return "is an example, not a secret"
     if len(value) < minimum:
         return f"is too short: {minimum} characters at least"
@@ -91,8 +96,11 @@ def check_origin(origin: str, *, deployed: bool) -> None:
         raise refusal("must be https in staging and production")
 
 
-def check_smtp_url(url: str) -> None:
-    """Refuse what is not smtp://user:password@host:port (STARTTLS) or smtps://… (TLS from the first byte)."""
+def check_smtp_url(url: str, *, deployed: bool) -> None:
+    """Refuse what is not smtp://user:password@host:port (STARTTLS) or smtps://… (TLS from the first byte).
+
+    When deployed also an example for a password. Whoever runs the server chose it, so nothing else is asked of it.
+    """
     try:
         parts = urlsplit(url)
         valid = parts.port != 0 and not (parts.path.strip("/") or parts.query or parts.fragment)
@@ -102,6 +110,8 @@ def check_smtp_url(url: str) -> None:
         raise refusal("must be smtp://user:password@host:587, or smtps:// for TLS from the first byte")
     if bool(parts.username) != bool(parts.password):
         raise refusal("must have both a user and a password, or neither")
+    if deployed and is_example(unquote(parts.password or "")):
+        raise refusal("has a password that is an example, not a secret")
 
 
 def check_mail_address(address: str) -> None:

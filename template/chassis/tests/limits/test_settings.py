@@ -11,6 +11,9 @@ DEPLOYED = {
     "DATABASE_URL": "postgresql://shop_app:Zk3q9Xw7Lm2pVb8n@localhost/shop",
     "APP_SECRET_KEY": "Zk3q9Xw7Lm2pVb8nTy5rHc1dJf6gKs4a",
     "APP_ALLOWED_HOSTS": "api.example.com",
+    "APP_PUBLIC_URL": "https://app.example.com",
+    "APP_SMTP_URL": "smtps://mail.example.com",
+    "APP_MAIL_FROM": "no-reply@example.com",
 }
 
 
