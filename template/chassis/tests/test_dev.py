@@ -19,7 +19,7 @@ import pytest
 
 from chassis.app import load_app
 from chassis.data import heads
-from chassis.dev import unprivileged
+from chassis.dev import processes
 from chassis.dev.dev import develop
 from chassis.dev.postgres import Postgres, PostgresFailed
 from chassis.dev.processes import free_port, is_busy
@@ -138,10 +138,10 @@ def test_why_it_does_not_start_is_one_line_from_its_log(server: Postgres) -> Non
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root has to become somebody else")
 def test_where_root_can_become_nobody_else_it_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(unprivileged, "_namespaces_work", lambda: False)
+    monkeypatch.setattr(processes, "_namespaces_work", lambda: False)
     closed = tmp_path / "closed"
     closed.mkdir(mode=0o700)
-    with pytest.raises(unprivileged.NotPermitted, match=r"^PostgreSQL does not run as root, [^\n]*$"):
+    with pytest.raises(processes.NotPermitted, match=r"^PostgreSQL does not run as root, [^\n]*$"):
         Postgres(closed / "server").start()
 
 

@@ -17,7 +17,7 @@ from edges import CANARY, Lines, check_problem, client_of, configured, logging_t
 from starlette.types import Message
 
 from chassis.features import FEATURES
-from chassis.http.ids import trace_of
+from chassis.observe.context import trace_of
 from chassis.testing import TestDatabase, started
 
 pytestmark = pytest.mark.anyio

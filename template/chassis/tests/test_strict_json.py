@@ -1,4 +1,5 @@
-"""Strict JSON: what parsers disagree about is refused, by every route that takes a body, and quickly."""
+"""What a client may send: what parsers disagree about is refused by every route that takes a body, and quickly; so is what
+no field of a module's model should hold."""
 
 import json
 import time
@@ -7,7 +8,9 @@ from typing import Any
 
 import pytest
 from edges import check_problem, client_of, configured, messages
+from pydantic import TypeAdapter, ValidationError
 
+from chassis import Email
 from chassis.app import Service
 from chassis.http import strict_json
 from chassis.http.problems import Problem
@@ -207,3 +210,52 @@ def test_the_cost_of_a_body_grows_with_its_length_alone(unit: bytes) -> None:
 
     assert seconds(64_000) < 0.5
     assert seconds(512_000) < 2
+
+
+addresses = TypeAdapter[str](Email)
+
+
+@pytest.mark.parametrize(
+    "address",
+    ["a@b.example", "first.last+tag@mail.example.co.uk", "o'neil_&co@x-y.example", "x" * 64 + "@example.org"],
+)
+def test_an_address_is_taken_as_it_was_written(address: str):
+    assert addresses.validate_python(address) == address
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *(
+            "",
+            "@",
+            "a",
+            "a@",
+            "@b.example",
+            "a@b",
+            "a@b.",
+            "a@.example",
+            "a@@b.example",
+            "a@-b.example",
+            "a@b_c.example",
+        ),
+        *(
+            "a b@c.example",
+            "a@b.example\n",
+            "a@b.example\r\nBcc: c@d.example",
+            "<a@b.example>",
+            "a@b.example,c@d.example",
+        ),
+        *(
+            "ä@b.example",
+            "a@bücher.example",
+            "x" * 65 + "@b.example",
+            "a@" + "b" * 64 + ".example",
+            f"a@{'b.' * 126}example",
+        ),
+    ],
+)
+def test_what_is_no_address_is_refused_without_being_repeated(text: str):
+    with pytest.raises(ValidationError) as refused:
+        addresses.validate_python(text)
+    assert [error["msg"] for error in refused.value.errors()] == ["Value error, not an e-mail address"]

@@ -20,11 +20,11 @@ from starlette.types import Receive, Scope, Send
 
 from chassis.app import Service
 from chassis.failure import Failure
-from chassis.http.ids import new_id
 from chassis.http.problems import not_found
 from chassis.http.protocol import Protocol
 from chassis.http.reply import SECURITY_HEADERS, Reply
 from chassis.observe import logs, metrics
+from chassis.observe.context import new_id
 from chassis.observe.logs import get_logger
 from chassis.settings import Settings
 

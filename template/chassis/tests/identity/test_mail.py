@@ -10,8 +10,7 @@ from pathlib import Path
 import pytest
 
 from chassis.identity import mail
-from chassis.identity.letters import Letters
-from chassis.identity.mail import Kept, Mail, Smtp, post
+from chassis.identity.mail import Kept, Letters, Mail, Smtp, post
 from chassis.settings import Settings, load
 
 pytestmark = pytest.mark.anyio

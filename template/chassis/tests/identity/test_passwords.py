@@ -6,7 +6,7 @@ import time
 import pytest
 
 from chassis.http.problems import Problem
-from chassis.identity import emails, guessable
+from chassis.identity import accounts, passwords
 from chassis.identity.passwords import Cost, Passwords
 
 
@@ -43,7 +43,7 @@ from chassis.identity.passwords import Cost, Passwords
 )
 def test_what_everybody_tries_is_refused(password: str):
     with pytest.raises(Problem) as refused:
-        guessable.check(password, "ann.lee@example.com")
+        passwords.refuse_guessable(password, "ann.lee@example.com")
     assert refused.value.code == "password_guessable"
 
 
@@ -62,21 +62,21 @@ def test_what_everybody_tries_is_refused(password: str):
     ],
 )
 def test_what_nobody_tries_is_taken_whatever_it_is_made_of(password: str):
-    guessable.check(password, "ann.lee@example.com")
+    passwords.refuse_guessable(password, "ann.lee@example.com")
 
 
 @pytest.mark.parametrize("length", [1, 14, 1001])
 def test_a_password_has_a_length(length: int):
     text = ("kq8vJ2mZ0pLx5rTy" * 70)[:length]
     with pytest.raises(Problem) as refused:
-        guessable.check(text)
+        passwords.refuse_guessable(text)
     assert refused.value.code == "password_length"
 
 
 def test_looking_at_any_password_takes_no_time():
     started = time.process_time()
     for text in ("kq8vJ2mZ0pLx5rTy" * 62, "ab" * 500, "\U0001f600" * 1000):
-        guessable.pieces(text, "ann.lee@example.com")
+        passwords.pieces(text, "ann.lee@example.com")
     assert time.process_time() - started < 0.5
 
 
@@ -116,11 +116,11 @@ async def test_composed_and_decomposed_accents_are_one_password():
     ],
 )
 def test_an_address_has_one_form(typed: str, canonical: str):
-    assert emails.parse(typed).canonical == canonical
+    assert accounts.parse_address(typed).canonical == canonical
 
 
 def test_what_was_typed_is_kept_for_the_mail():
-    assert emails.parse("Ann.Lee@Example.com").typed == "Ann.Lee@example.com"
+    assert accounts.parse_address("Ann.Lee@Example.com").typed == "Ann.Lee@example.com"
 
 
 @pytest.mark.parametrize(
@@ -131,5 +131,5 @@ def test_what_was_typed_is_kept_for_the_mail():
 )  # fmt: skip
 def test_what_is_no_address_is_refused(text: str):
     with pytest.raises(Problem) as refused:
-        emails.parse(text)
+        accounts.parse_address(text)
     assert refused.value.status == 422

@@ -1,7 +1,10 @@
-"""The development database: a PostgreSQL in `.dev/`, for everything that runs in a checkout without DATABASE_URL."""
+"""The development database: a PostgreSQL in `.dev/`, for everything that runs in a checkout without DATABASE_URL.
+
+A new one has an account with a few rows in its tenant, so that the first request needs no mail.
+"""
 
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from pydantic import SecretStr
 
@@ -11,7 +14,15 @@ from chassis.failure import Failure
 from chassis.features import PACKAGE
 from chassis.settings import Settings
 
+if TYPE_CHECKING:
+    from chassis.app import Service
+
 APP_ROLE = f"{PACKAGE}_app"
+
+_DEMO_EMAIL = "demo@example.com"
+_DEMO_PASSWORD = "three demo teapots"  # noqa: S105  (of a database that only this machine can reach)
+
+_SAMPLE_ROWS = 5
 
 S = TypeVar("S", bound=Settings)
 
@@ -37,3 +48,20 @@ def with_database(settings: S) -> S:
             "migrator_database_url": SecretStr(server.dsn(PACKAGE)),
         }
     )
+
+
+async def make_demo(service: "Service", settings: Settings) -> None:
+    """Sign the demo account up, and fill its tenant with what the modules have as samples."""
+    from chassis.identity import accounts, signup
+
+    service.configure(settings)
+    identity, database = service.identity, service.database
+    await database.open()
+    account, _ = await signup.create(identity, accounts.parse_address(_DEMO_EMAIL), _DEMO_PASSWORD)
+    async with database.unit_of_work(None) as db:
+        await accounts.become(db, account.id)
+        for module in service.modules:
+            if module.sample is not None:
+                await db.run(module.sample, _SAMPLE_ROWS)
+    identity.passwords.close()
+    await database.close(1)

@@ -18,8 +18,7 @@ import psycopg
 from psycopg.sql import SQL, Identifier
 
 from chassis.app import Service
-from chassis.dev.database import development_server, state_folder, with_database
-from chassis.dev.demo import make_demo
+from chassis.dev.database import development_server, make_demo, state_folder, with_database
 from chassis.dev.postgres import POSTGRES_MAJOR, Postgres
 from chassis.dev.processes import is_busy, runs
 from chassis.dev.reload import serve_and_reload, start_child, stop_child

@@ -18,8 +18,7 @@ from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 
-from chassis.dev.processes import command_line, free_port, runs
-from chassis.dev.unprivileged import Unprivileged, unprivileged
+from chassis.dev.processes import Unprivileged, command_line, free_port, runs, unprivileged
 from chassis.failure import Failure
 
 POSTGRES_MAJOR = 18

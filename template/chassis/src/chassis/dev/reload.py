@@ -12,8 +12,7 @@ from pathlib import Path
 from watchfiles import watch
 
 from chassis.data import heads
-from chassis.dev.database import state_folder
-from chassis.dev.demo import EMAIL, PASSWORD
+from chassis.dev.database import EMAIL, PASSWORD, state_folder
 from chassis.dev.processes import get, runs
 from chassis.failure import Failure
 from chassis.features import PROJECT

@@ -27,7 +27,7 @@ from pydantic.fields import FieldInfo
 from chassis.data.unit_of_work import transaction
 from chassis.http.exchange import Exchange
 from chassis.http.idempotency import Once, documented
-from chassis.http.invalid import PLACES, field_names, invalid
+from chassis.http.input import PLACES, field_names, invalid
 from chassis.http.preconditions import Versioned
 from chassis.http.problems import bad_request
 from chassis.http.reply import Reply, check_headers

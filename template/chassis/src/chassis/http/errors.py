@@ -10,8 +10,8 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 from chassis.data.errors import problem_of as problem_of_database
-from chassis.http.invalid import PLACES, field_names
-from chassis.http.invalid import problem as invalid
+from chassis.http.input import PLACES, field_names
+from chassis.http.input import problem as invalid
 from chassis.http.problems import Problem, internal
 
 

@@ -7,12 +7,11 @@ from typing import TYPE_CHECKING, Any
 from starlette.types import Message, Receive, Scope, Send
 
 from chassis.http import strict_json
-from chassis.http.ids import new_id, trace_of
 from chassis.http.problems import Problem, body_incomplete, too_large, unsupported_media_type
 from chassis.http.reply import Reply, check_headers
 from chassis.identity.principal import Principal, check
 from chassis.limits.rules import Level, Use, refusal
-from chassis.observe.context import RequestContext
+from chassis.observe.context import RequestContext, new_id, trace_of
 from chassis.observe.logs import get_logger
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from pydantic import Field
 
 from chassis.http.input import Input
 from chassis.http.paging import Page, PageRequest
-from chassis.identity import emails, invitations, recovery, sessions, signin, signup
+from chassis.identity import accounts, invitations, recovery, sessions, signin, signup
 from chassis.identity.identity import Desk, Me
 from chassis.identity.invitations import Joined
 from chassis.identity.passwords import LONGEST
@@ -90,7 +90,7 @@ UserAgent = Annotated[str | None, Depends(_user_agent)]
 @router.post("/signup", status_code=202, dependencies=[public, strictly_limited])
 async def sign_up(body: NewAccount, desk: Desk, here: Here) -> Accepted:
     """Make an account. What is next stands in a mail; the answer is the same when the address has an account."""
-    address = emails.parse(body.email)
+    address = accounts.parse_address(body.email)
     await aim_at(here, address.canonical, MAIL)
     await signup.sign_up(desk, address, body.password)
     return Accepted()
@@ -105,7 +105,7 @@ async def verify(body: OneTimeToken, desk: Desk) -> None:
 @router.post("/signin", dependencies=[public, strictly_limited])
 async def sign_in(body: Credentials, desk: Desk, user_agent: UserAgent, here: Here) -> Tokens:
     """Get an access token, for minutes, and a refresh token, for days."""
-    address = emails.parse(body.email)
+    address = accounts.parse_address(body.email)
     attempt = await aim_at(here, address.canonical, SIGN_IN)
     tokens = await signin.sign_in(desk, address, body.password, user_agent)
     await attempt.succeeded()
@@ -160,7 +160,7 @@ async def change_password(body: PasswordChange, who: Me, desk: Desk, here: Here)
 @router.post("/password/forgot", status_code=202, dependencies=[public, strictly_limited])
 async def forgot_password(body: Forgotten, desk: Desk, here: Here) -> Accepted:
     """Ask for a mail with a link to choose a new password. The answer is the same for an unknown address."""
-    address = emails.parse(body.email)
+    address = accounts.parse_address(body.email)
     await aim_at(here, address.canonical, MAIL)
     await recovery.forgot(desk, address)
     return Accepted()

@@ -9,7 +9,7 @@ from pydantic import AfterValidator, Field
 from chassis.data.unit_of_work import Transaction
 from chassis.http.input import Input
 from chassis.http.paging import Page, PageRequest
-from chassis.identity import api_keys, audit, emails, invitations, tenants
+from chassis.identity import accounts, api_keys, audit, invitations, tenants
 from chassis.identity.api_auth import Email
 from chassis.identity.api_keys import LONGEST_DAYS, ApiKey, NewApiKey
 from chassis.identity.audit import Entry
@@ -100,7 +100,7 @@ async def remove_member(account_id: UUID, who: MembersManager, desk: Desk, db: T
 @router.post("/tenants/invitations", status_code=201, dependencies=[strictly_limited])
 async def invite(body: NewInvitation, who: MembersManager, desk: Desk, db: Transaction, here: Here) -> Invitation:
     """Invite somebody by mail."""
-    address = emails.parse(body.email)
+    address = accounts.parse_address(body.email)
     await aim_at(here, address.canonical, MAIL)
     return await invitations.invite(desk, db, who, address, body.role)
 

@@ -16,7 +16,7 @@ from chassis.data.pool import Database
 from chassis.data.queries import query
 from chassis.failure import Failure
 from chassis.http.problems import Problem
-from chassis.identity import accounts, audit, emails, sessions
+from chassis.identity import accounts, audit, sessions
 from chassis.identity.identity import Identity
 from chassis.identity.keys import OVERLAP, KeyRing
 from chassis.identity.tokens import LIFETIME_SECONDS
@@ -126,7 +126,7 @@ def broken(connection: Connection[TupleRow]) -> list[str]:
 
 
 async def _set_disabled(identity: Identity, email: str, *, disabled: bool) -> int:
-    address = emails.parse(email)
+    address = accounts.parse_address(email)
     async with identity.database.unit_of_work(None, lookup=address.lookup) as db:
         account = await db.first(accounts.BY_ADDRESS, address.canonical)
         if account is None:

@@ -1,4 +1,4 @@
-"""Everything that identity is made of in one process, put together once."""
+"""Everything that identity is made of in one process, put together once, and what the edge asks of it: who is this?"""
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated
@@ -7,20 +7,51 @@ from fastapi import Request
 from fastapi.params import Depends
 
 from chassis.data.pool import Database
-from chassis.identity.authenticate import Authenticate
+from chassis.identity.api_keys import ApiKeys
 from chassis.identity.background import Background
-from chassis.identity.key_lookup import ApiKeys
 from chassis.identity.keys import KeyRing
-from chassis.identity.letters import Letters
-from chassis.identity.mail import Post, post
-from chassis.identity.opaque import OpaqueTokens
+from chassis.identity.mail import Letters, Post, post
+from chassis.identity.one_time import OpaqueTokens
 from chassis.identity.passwords import Passwords
 from chassis.identity.principal import Principal, may
-from chassis.identity.tokens import access_tokens
+from chassis.identity.tokens import AccessTokens, access_tokens
 from chassis.identity.watch import Watch
+from chassis.observe.logs import get_logger
 
 if TYPE_CHECKING:
+    from chassis.http.exchange import Exchange
     from chassis.settings import Settings
+
+_log = get_logger("chassis.identity")
+
+_SCHEME = b"bearer "
+
+
+class Authenticate:
+    """`Authorization: Bearer …` with an access token or an API key (RFC 6750); nothing else counts."""
+
+    def __init__(self, tokens: AccessTokens, keys: ApiKeys, watch: Watch) -> None:
+        self._tokens = tokens
+        self._keys = keys
+        self._watch = watch
+
+    async def __call__(self, exchange: "Exchange", /) -> Principal | None:
+        header = exchange.headers.get(b"authorization")
+        if header is None or header[:7].lower() != _SCHEME:
+            return None
+        token = header[7:]
+        if token[:3] == b"sk_":
+            principal = await self._keys.principal(token, exchange.limit)
+        else:
+            principal = self._tokens.principal(token)
+        if principal is None:
+            self._watch.check_fresh()  # or this replica may only not know the key yet
+            return None
+        if self._watch.revoked(principal.session_id):
+            _log.warning("authn_token_reuse", session=principal.session_id)
+            return None
+        return principal
+
 
 _FINISH_SECONDS = 5.0
 

@@ -9,7 +9,7 @@ from chassis.data.unit_of_work import UnitOfWork
 from chassis.http.paging import Page, Paging
 from chassis.http.problems import Problem, not_found
 from chassis.identity import accounts, audit
-from chassis.identity.emails import Address
+from chassis.identity.accounts import Address
 from chassis.identity.identity import Identity
 from chassis.identity.one_time import refused
 from chassis.identity.principal import Principal

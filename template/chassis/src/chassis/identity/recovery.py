@@ -5,9 +5,8 @@ from uuid import UUID
 from chassis.data.queries import query
 from chassis.data.unit_of_work import UnitOfWork
 from chassis.http.problems import Problem
-from chassis.identity import accounts, audit, guessable, one_time, sessions
-from chassis.identity.accounts import Account
-from chassis.identity.emails import Address
+from chassis.identity import accounts, audit, one_time, passwords, sessions
+from chassis.identity.accounts import Account, Address
 from chassis.identity.identity import Identity
 from chassis.identity.principal import Principal
 from chassis.observe.logs import get_logger
@@ -51,7 +50,7 @@ async def reset(identity: Identity, token: str, password: str) -> None:
     async with identity.database.unit_of_work(None, lookup=opaque.hash) as db:
         found = await one_time.find(db, opaque, "reset")
         account = await accounts.become(db, found.account_id)
-    guessable.check(password, account.email_canonical)
+    passwords.refuse_guessable(password, account.email_canonical)
     hashed = await identity.passwords.hash(password)
     async with identity.database.unit_of_work(None, lookup=opaque.hash) as db:
         used = await one_time.use(db, opaque, "reset")
@@ -68,7 +67,7 @@ async def change(identity: Identity, who: Principal, current: str, new: str) -> 
     if not await identity.passwords.matches(current, account.password_hash):
         _log.warning("authn_password_change_fail", account=account.id)
         raise Problem(403, "password_wrong", "The current password is not right.")
-    guessable.check(new, account.email_canonical)
+    passwords.refuse_guessable(new, account.email_canonical)
     hashed = await identity.passwords.hash(new)
     async with identity.database.unit_of_work(who.tenant_id, account_id=who.subject) as db:
         if await db.first(_CHANGE, account.id, account.password_hash, hashed) is None:

@@ -13,10 +13,9 @@ from chassis.data.queries import query
 from chassis.data.unit_of_work import UnitOfWork
 from chassis.http.problems import Problem
 from chassis.identity import accounts, audit, sessions
-from chassis.identity.accounts import Account
-from chassis.identity.emails import Address
+from chassis.identity.accounts import Account, Address
 from chassis.identity.identity import Identity
-from chassis.identity.opaque import Opaque
+from chassis.identity.one_time import Opaque
 from chassis.identity.sessions import ABSOLUTE_SECONDS, IDLE_SECONDS
 from chassis.identity.tokens import LIFETIME_SECONDS
 from chassis.identity.watch import stale

@@ -7,9 +7,8 @@ answer, one hash, and the same number of queries. What differs goes by mail.
 from uuid import UUID, uuid4
 
 from chassis.data.queries import query
-from chassis.identity import accounts, audit, guessable, one_time, recovery
-from chassis.identity.accounts import Account
-from chassis.identity.emails import Address
+from chassis.identity import accounts, audit, one_time, passwords, recovery
+from chassis.identity.accounts import Account, Address
 from chassis.identity.identity import Identity
 from chassis.observe.logs import get_logger
 
@@ -49,7 +48,7 @@ async def sign_up(identity: Identity, address: Address, password: str) -> None:
 
 async def create(identity: Identity, address: Address, password: str) -> tuple[Account, str]:
     """What `sign_up` does before it sends mail: the account, new or not, and the token that goes to its address."""
-    guessable.check(password, address.canonical)
+    passwords.refuse_guessable(password, address.canonical)
     hashed = await identity.passwords.hash(password)
     new = uuid4()
     async with identity.database.unit_of_work(uuid4(), account_id=new, lookup=address.lookup) as db:
