@@ -1,4 +1,4 @@
-"""The command: exit codes, one clear line where something is wrong, and what `chassis config` says of every variable."""
+"""The command: exit codes, one clear line where something is wrong, and what `chassis config` says of variables."""
 
 import json
 import subprocess
@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from chassis.cli import main
-from chassis.config_report import Row, main, report
+from chassis.config_report import Row, report
+from chassis.config_report import main as print_report
 from chassis.data import heads
 from chassis.features import FEATURES
 from chassis.settings import EX_CONFIG, Settings
@@ -176,7 +177,7 @@ def test_every_variable_has_a_row_with_its_source_and_what_may_be_shown(tmp_path
 
 
 def test_a_configuration_that_boots_is_accepted(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(Settings, {"APP_SECRET_KEY": KEY}) == 0
+    assert print_report(Settings, {"APP_SECRET_KEY": KEY}) == 0
     out, err = capsys.readouterr()
     assert out.endswith("This configuration is accepted.\n")
     assert err == ""
@@ -185,7 +186,7 @@ def test_a_configuration_that_boots_is_accepted(capsys: pytest.CaptureFixture[st
 
 def test_the_verdict_of_production_can_be_had_elsewhere(capsys: pytest.CaptureFixture[str]) -> None:
     environ = {"DATABASE_URL": URL, "APP_DOCS": "hunter2", "APP_SECRT_KEY": KEY}
-    assert main(Settings, environ, environment="production") == EX_CONFIG == 78
+    assert print_report(Settings, environ, environment="production") == EX_CONFIG == 78
     out, err = capsys.readouterr()
     assert err.splitlines() == [
         "APP_SECRET_KEY is required in staging and production",

@@ -1,5 +1,7 @@
-"""What a client may send: what parsers disagree about is refused by every route that takes a body, and quickly; so is what
-no field of a module's model should hold."""
+"""What a client may send: what parsers disagree about is refused by every route that takes a body, and quickly.
+
+So is what no field of a module's model should hold.
+"""
 
 import json
 import time

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
 APP_ROLE = f"{PACKAGE}_app"
 
-_DEMO_EMAIL = "demo@example.com"
-_DEMO_PASSWORD = "three demo teapots"  # noqa: S105  (of a database that only this machine can reach)
+DEMO_EMAIL = "demo@example.com"
+DEMO_PASSWORD = "three demo teapots"  # noqa: S105  (of a database that only this machine can reach)
 
 _SAMPLE_ROWS = 5
 
@@ -57,7 +57,7 @@ async def make_demo(service: "Service", settings: Settings) -> None:
     service.configure(settings)
     identity, database = service.identity, service.database
     await database.open()
-    account, _ = await signup.create(identity, accounts.parse_address(_DEMO_EMAIL), _DEMO_PASSWORD)
+    account, _ = await signup.create(identity, accounts.parse_address(DEMO_EMAIL), DEMO_PASSWORD)
     async with database.unit_of_work(None) as db:
         await accounts.become(db, account.id)
         for module in service.modules:

@@ -56,7 +56,7 @@ _NOTE_USE = query(
 class ApiKeys:
     """Finds the principal of an API key. A key that was revoked meanwhile is the watch's to know."""
 
-    def __init__(self, database: Database, background: Background) -> None:
+    def __init__(self, database: "Database", background: "Background") -> None:
         self._database = database
         self._background = background
         self._remembered: dict[bytes, tuple[Principal | None, float]] = {}
@@ -182,7 +182,7 @@ async def page(db: UnitOfWork, who: Principal, paging: Paging) -> Page[ApiKey]:
     return paging.page(await db.all(_PAGE, who.tenant_id, *paging.before(), paging.fetch))
 
 
-async def revoke(identity: Identity, db: UnitOfWork, who: Principal, key_id: UUID) -> None:
+async def revoke(identity: "Identity", db: UnitOfWork, who: Principal, key_id: UUID) -> None:
     """Have a key work no more: within seconds everywhere, at once on this replica."""
     revoked = await db.first(_REVOKE, who.tenant_id, key_id)
     if revoked is None:

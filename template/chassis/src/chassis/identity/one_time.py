@@ -103,7 +103,7 @@ _VOID = query(
 
 
 async def new(
-    identity: Identity, db: UnitOfWork, purpose: Purpose, account_id: UUID, password_hash: str | None = None
+    identity: "Identity", db: UnitOfWork, purpose: Purpose, account_id: UUID, password_hash: str | None = None
 ) -> str:
     """A token for the account that `db` acts as. `password_hash` is what using it will set."""
     token, token_hash = identity.one_time_tokens.new(account_id)
@@ -111,7 +111,7 @@ async def new(
     return token
 
 
-def read(identity: Identity, token: str) -> Opaque:
+def read(identity: "Identity", token: str) -> Opaque:
     """What a token says, without a query. Raises the 400 problem for one that we did not make."""
     opaque = identity.one_time_tokens.read(token)
     if opaque is None:
