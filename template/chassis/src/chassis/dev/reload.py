@@ -103,7 +103,8 @@ def _welcome(settings: Settings) -> None:
 {PROJECT} runs on {url} and starts again when a file changes. Ctrl-C stops all of it. Try:
 
     TOKEN=$(curl -s {url}/v1/auth/signin -H 'Content-Type: application/json' \\
-      --data '{{"email": "{DEMO_EMAIL}", "password": "{DEMO_PASSWORD}"}}' | sed 's/.*"access_token":"\\([^"]*\\).*/\\1/')
+      --data '{{"email": "{DEMO_EMAIL}", "password": "{DEMO_PASSWORD}"}}' \\
+      | sed 's/.*"access_token":"\\([^"]*\\).*/\\1/')
     curl -H "Authorization: Bearer $TOKEN" {url}{_first_list(settings)}
 
 API {url}/docs   metrics http://{_host(settings)}:{settings.metrics_port}/metrics   guide README.md and docs/
