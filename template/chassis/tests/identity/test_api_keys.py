@@ -7,7 +7,7 @@ from typing import Any
 import httpx
 import pytest
 
-from chassis.identity import key_lookup
+from chassis.identity import api_keys
 
 from .conftest import QUICK_SECONDS, Mailbox, Person, eventually
 
@@ -113,7 +113,7 @@ async def test_nobody_revokes_or_sees_the_keys_of_others(join: Join):
 async def test_the_last_use_is_noted_once_a_minute(
     join: Join, mailbox: Mailbox, sql: Sql, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(key_lookup, "_REMEMBERED_SECONDS", 0)
+    monkeypatch.setattr(api_keys, "_REMEMBERED_SECONDS", 0)
     ann = await join()
     made = await make(ann, "orders:read")
     await status(ann.client, made["key"])
