@@ -50,7 +50,7 @@ class NewInvitation(Input):
 class NewKey(Input):
     name: Name
     scopes: list[Annotated[str, Field(max_length=100)]] = Field(
-        min_length=1, max_length=100, description="Permissions that you have yourself.", examples=[["orders:read"]]
+        min_length=1, max_length=100, description="Permissions that you have yourself.", examples=[["members:read"]]
     )
     expires_in_days: int = Field(default=90, ge=1, le=LONGEST_DAYS)
 
