@@ -2,8 +2,8 @@
 
 from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from importlib.metadata import entry_points, version
+from typing import NamedTuple
 
 from fastapi import FastAPI
 from fastapi.dependencies.models import Dependant
@@ -40,8 +40,7 @@ class BootRefused(Exception):
         self.problems = problems
 
 
-@dataclass(frozen=True, slots=True)
-class Access:
+class Access(NamedTuple):
     """One route, and the permissions that a caller needs, all of them. With none it is public."""
 
     method: str

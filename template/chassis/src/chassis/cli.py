@@ -79,9 +79,8 @@ def migration_lint(_: argparse.Namespace) -> int:
 
 def module_new(options: argparse.Namespace) -> int:
     """Write a module: its table, queries, routes and a test, and list it in main.py."""
-    from chassis.dev.new_module import new_module
-
     from chassis.app import load_app
+    from chassis.dev.new_module import new_module
     from chassis.identity.permissions import write_page
 
     for path in new_module(options.name):

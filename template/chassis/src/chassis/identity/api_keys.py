@@ -104,8 +104,8 @@ def hash_of(key: bytes) -> bytes:
 
 LONGEST_DAYS = 365
 
-# A key that could make keys, or act as a person, would outlive the revocation of itself.
 FOR_PEOPLE = frozenset({"account:manage", "api_keys:manage", "members:manage"})
+"""What no key gets: one that could make keys, or act as a person, would outlive the revocation of itself."""
 _SHOWN = 11
 """Characters of a key that lists show: enough to tell one's own keys apart."""
 

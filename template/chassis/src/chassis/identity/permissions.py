@@ -17,9 +17,11 @@ REWRITE = "chassis permissions --write"
 _HEAD = f"""\
 # Who may call what
 
-Every route, the permission that it asks for, and the roles that have it. An API key has of these what its scopes say, and
-some are for people alone. Written by `{REWRITE}` from what the routes and the modules declare; `make test` fails when
-it says something else than they do, so that a change of a right is a line in the review.
+Every route, the permission that it asks for, and the roles that have it. An API key has what its scopes say, of the
+permissions that are not for people alone.
+
+`{REWRITE}` writes this page from what routes and modules declare, and `make test` fails when it is not what they do:
+a right that changes is a line that changes here, for the review.
 
 """
 
