@@ -8,6 +8,7 @@ from uuid import UUID, uuid4
 import httpx
 import psycopg
 import pytest
+from api_document import Document
 from attacks import Attacks
 from fastapi import APIRouter, Header
 from pydantic import BaseModel
@@ -40,7 +41,13 @@ async def found(service: Service, attack: str, superuser: psycopg.Connection[Any
 async def test_nobody_gets_at_another_tenant(
     attack: str, app: Service, superuser: psycopg.Connection[Any], tmp_path: Path
 ):
-    assert await found(app, attack, superuser, tmp_path) == []
+    sentences = await found(app, attack, superuser, tmp_path)
+    assert not sentences, "\n".join(sentences)
+
+
+def test_no_route_that_asks_for_a_permission_hides_from_the_attacks(app: Service):
+    operations = Document(app).operations
+    assert [one for one in app.access() if one.permissions and (one.method, one.path) not in operations] == []
 
 
 # What no service should do with tenants. It does so in memory: the database would not let it.
