@@ -24,7 +24,7 @@ async def events(person: Person) -> list[str]:
 
 async def test_what_changes_something_is_recorded_in_its_tenant_alone(join: Join, mailbox: Mailbox):
     ann, bob = await join(), await join()
-    key = (await ann.call("POST", "/api-keys", json={"name": "ci", "scopes": ["orders:read"]})).json()
+    key = (await ann.call("POST", "/api-keys", json={"name": "ci", "scopes": ["members:read"]})).json()
     await ann.call("DELETE", f"/api-keys/{key['id']}")
     change = {"current_password": PASSWORD, "new_password": "seven quiet garden rakes"}
     await ann.call("POST", "/auth/password/change", json=change)
@@ -131,7 +131,7 @@ TAMPERED = {
 async def test_the_first_row_that_was_touched_is_named(join: Join, database: TestDatabase, sql: Sql, change: str):
     ann, bob = await join(), await join()
     for _ in range(3):
-        await ann.call("POST", "/api-keys", json={"name": "ci", "scopes": ["orders:read"]})
+        await ann.call("POST", "/api-keys", json={"name": "ci", "scopes": ["members:read"]})
     assert trail(database) == []
     sql(TAMPERED[change])
     (found,) = trail(database)

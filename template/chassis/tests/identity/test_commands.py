@@ -40,14 +40,14 @@ async def test_a_disabled_account_is_out_in_seconds_until_it_is_enabled(
     assert done.stdout.startswith("Disabled. 1 sessions have ended")
 
     async def dead() -> bool:
-        return (await ann.call("GET", "/orders")).status_code == 401
+        return (await ann.call("GET", "/tenants/members")).status_code == 401
 
     await eventually(dead, 5)
     refreshed = await client.post("/v1/auth/refresh", json={"refresh_token": ann.tokens["refresh_token"]})
     assert refreshed.status_code == 401
     credentials = {"email": "ann@example.com", "password": PASSWORD}
     assert (await client.post("/v1/auth/signin", json=credentials)).status_code == 401
-    assert (await bob.call("GET", "/orders")).status_code == 200
+    assert (await bob.call("GET", "/tenants/members")).status_code == 200
     assert sql("select event, actor from chassis.audit order by at desc limit 1") == [("authn_login_lock", None)]
 
     assert (await chassis("accounts", "enable", "ann@example.com")).stdout == "Enabled.\n"

@@ -270,7 +270,7 @@ async def test_a_rotation_under_load_fails_no_request(
                 ).json()
             kids.add(json.loads(base64.urlsafe_b64decode(ann.tokens["access_token"].split(".")[0] + "=="))["kid"])
             headers = {"Authorization": f"Bearer {ann.tokens['access_token']}"}
-            statuses.append((await client.get("/v1/orders", headers=headers)).status_code)
+            statuses.append((await client.get("/v1/tenants/members", headers=headers)).status_code)
             await asyncio.sleep(0.02)
 
     working = [asyncio.create_task(work(client)) for client in (ann.client, replica)]
