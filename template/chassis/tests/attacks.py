@@ -40,9 +40,11 @@ SESSION = """
     values (%s, %s, %s, %s, now() + interval '1 day')
 """
 TABLES = """
-    select oid::regclass::text from pg_class c
-    where relkind = 'r' and relpersistence = 'p'
-      and exists (select from pg_attribute a where a.attrelid = c.oid and a.attname = 'tenant_id')
+    select oid::regclass::text, relrowsecurity,
+           exists (select from pg_attribute a where a.attrelid = c.oid and a.attname = 'tenant_id')
+    from pg_class c
+    where relkind = 'r' and relpersistence = 'p' and relnamespace::regnamespace::text !~ '^(pg_|information_schema$)'
+      and oid <> 'chassis.revocations'::regclass -- it repeats ids of others
 """
 SAMPLE_ROWS = 3
 EXTRAS = ("tenant_id", "id", "role", "status", "created_at", "created_by", "is_admin", "version")
@@ -83,7 +85,9 @@ class Attacks:
         """Ids that only the victim's tenant knows."""
         self._one_of_each: dict[str, str] = {}
         """Path of a collection to something in it."""
-        self._rows_of_victim = ""
+        self._known: set[str] = set()
+        """Ids that every tenant may know."""
+        self._rows_of_victim = self._rows_of_all = ""
         self.found: list[str] = []
 
     async def run(self, attack: Callable[[Operation], Awaitable[None]]) -> list[str]:
@@ -93,10 +97,14 @@ class Attacks:
             if module.sample is not None:
                 async with self._service.database.unit_of_work(HOME) as db:
                     await db.run(module.sample, SAMPLE_ROWS)
-        tables = [(table, "tenant_id") for (table,) in self._superuser.execute(TABLES.encode()).fetchall()]
+        tables = self._superuser.execute(TABLES.encode()).fetchall()
+        of_tenants = [(table, "tenant_id") for table, _, has_tenant in tables if has_tenant]
         self._rows_of_victim = " union all ".join(
             f"select '{table}', md5(string_agg(t::text, ',' order by t::text)) from {table} t where {column} = '{HOME}'"
-            for table, column in (*tables, ("chassis.tenants", "id"))
+            for table, column in (*of_tenants, ("chassis.tenants", "id"))
+        )
+        self._rows_of_all = " union all ".join(
+            f"select t::text from {table} t" for table, closed, has_tenant in tables if not closed and not has_tenant
         )
         operations = self._api.document.operations
         lists = [one for one in operations.values() if one.method == "GET" and one.permissions and not one.ids]
@@ -105,7 +113,7 @@ class Attacks:
                 for _ in range(2):
                     await self._api.send(self._victim, adding)
         for listing in lists:
-            self._keep_secret(await self._api.send(self._victim, listing))
+            self._keep_secret((await self._api.send(self._victim, listing)).text)
         for operation in operations.values():
             try:
                 await attack(operation)
@@ -119,6 +127,8 @@ class Attacks:
             return
         for known, attacker in product(range(len(operation.ids)), self._attackers(operation)):
             theirs = await self._objects(self._victim, operation)
+            if self._known.issuperset(map(str, theirs.values())):
+                return
             own = dict(list((await self._objects(attacker, operation)).items())[:known]) if known else {}
             nobodys = {name: unknown(value) for name, value in theirs.items()}
             outcome = await self._compare(attacker, operation, Sent({**theirs, **own}), Sent({**nobodys, **own}))
@@ -164,7 +174,7 @@ class Attacks:
             first = await self._api.send(self._victim, operation, Sent(ids, headers=used, body=body))
             if not first.is_success:
                 raise NoObject(f"the victim gets {told(first)}")
-            self._keep_secret(first)
+            self._keep_secret(first.text)
             foreign = Sent(ids, headers=used, body=body if again else self._api.body(operation))
             outcome = await self._compare(attacker, operation, foreign, Sent(ids, headers=fresh))
             if outcome.replayed or outcome.status != (404 if operation.ids else first.status_code):
@@ -218,7 +228,7 @@ class Attacks:
     async def _objects(self, who: Party, operation: Operation) -> dict[str, Any]:
         ids = await self._api.objects(who, operation)
         if who is self._victim:
-            self._secrets |= set(_UUID.findall(repr(ids)))
+            self._keep_secret(repr(ids))
         return ids
 
     async def _kinds(self) -> list[str]:
@@ -230,7 +240,7 @@ class Attacks:
                     with suppress(NoObject):  # which `by_id` reports
                         *_, last = (await self._objects(self._victim, operation)).values()
                         self._one_of_each[operation.path.rpartition("/{")[0]] = str(last)
-        return list(self._one_of_each.values())
+        return [one for one in self._one_of_each.values() if one not in self._known]
 
     def _attackers(self, operation: Operation) -> list[Party]:
         """Those to whom it is another tenant's."""
@@ -249,8 +259,12 @@ class Attacks:
         self._superuser.execute(SESSION, [session, STRANGER, STRANGERS, token_hash])
         return token
 
-    def _keep_secret(self, answer: httpx.Response) -> None:
-        self._secrets |= set(_UUID.findall(answer.text)) - {str(VICTIM), str(ELSEWHERE)}
+    def _keep_secret(self, told: str) -> None:
+        """Remember the ids that the victim was told, but for those that everybody may know."""
+        shared = self._superuser.execute(self._rows_of_all.encode()).fetchall()
+        known = {str(VICTIM), str(ELSEWHERE), *_UUID.findall(repr(shared))}
+        self._secrets |= set(_UUID.findall(told)) - known
+        self._known |= known
 
     def _rows(self) -> set[tuple[Any, ...]]:
         """A digest of what each table holds of the victim's tenant."""
