@@ -83,7 +83,7 @@ async def test_every_route_lets_in_whom_the_tables_say_and_nobody_else(
 def test_the_page_says_what_the_service_declares(app: Service):
     path = permissions_path()
     kept = path.read_text(encoding="utf-8") if path.exists() else ""
-    assert kept.splitlines() == permissions_page(app).splitlines(), f"if that is what it should say: .venv/bin/{REWRITE}"
+    assert kept.splitlines() == permissions_page(app).splitlines(), f"if that is right: .venv/bin/{REWRITE}"
 
 
 def test_the_command_shows_the_page(app: Service, capsys: pytest.CaptureFixture[str]):
