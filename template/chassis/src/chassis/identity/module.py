@@ -23,8 +23,8 @@ _HEAD = f"""\
 Every route, the permission that it asks for, and the roles that have it. An API key has what its scopes say, of the
 permissions that are not for people alone.
 
-`{REWRITE}` writes this page from what routes and modules declare, and `make test` fails when they declare something else:
-a right that changes is a line that changes here, for the review.
+`{REWRITE}` writes this page from what routes and modules declare, and `make test` fails when they declare something
+else: a right that changes is a line that changes here, for the review.
 
 """
 
