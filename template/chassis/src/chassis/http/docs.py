@@ -175,19 +175,18 @@ def _problems_of(operation: _Json, context: RouteContext, dependencies: Collecti
 
 
 def _response(status: int) -> _Json:
-    names = ["X-Request-Id"]
+    always, sometimes = ["X-Request-Id"], ["RateLimit", "RateLimit-Policy"]
     if status not in _UNCOUNTED:
-        names += ["RateLimit", "RateLimit-Policy"]
+        always, sometimes = [*always, *sometimes], []
     if status == 401:
-        names.append("WWW-Authenticate")
+        always.append("WWW-Authenticate")
     if status in (429, 503):
-        names.append("Retry-After")
-    headers = _headers(*names)
+        always.append("Retry-After")
     if status == 409:
-        headers["Retry-After"] = _HEADERS["Retry-After"] | {"required": False}
+        sometimes.append("Retry-After")
     return {
         "description": _PROBLEMS.get(status, "The request was refused."),
-        "headers": headers,
+        "headers": _headers(*always) | {name: {**_HEADERS[name], "required": False} for name in sometimes},
         "content": {MEDIA_TYPE.decode(): {"schema": {"$ref": "#/components/schemas/Problem"}}},
     }
 
