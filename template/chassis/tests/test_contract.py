@@ -122,10 +122,11 @@ def fuzzed(server: RunningServer, token: str, folder: Path) -> Statuses:
 # From here on for schemathesis.
 
 UNFORESEEABLE = {
-    "cursor_malformed", "idempotency_key_reused", "password_guessable", "scope_refused", "token_refused",
-    "version_changed",
+    "address_refused", "cursor_malformed", "idempotency_key_reused", "password_guessable", "scope_refused",
+    "token_refused", "version_changed",
 }  # fmt: skip
-"""Codes of problems that no schema can foresee: this service did not give that text, or somebody would guess it."""
+"""Codes of problems with what a schema cannot tell: whether this service gave it, somebody would guess it, or its
+domain is one of those that are set aside (RFC 6761)."""
 
 STANDARD_HEADERS = {"allow", "connection", "content-length", "content-type", "date"} | {
     name.decode() for name, _ in SECURITY_HEADERS

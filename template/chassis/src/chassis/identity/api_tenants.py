@@ -25,8 +25,9 @@ MembersManager = Annotated[Principal, may("members:manage")]
 KeysManager = Annotated[Principal, may("api_keys:manage")]
 
 
-# Text on one line: no controls, nothing invisible, and spaces only between or beside other characters.
-Name = Annotated[str, Field(min_length=1, max_length=100, pattern=r"^ *[^\p{C}\p{Z}](?: |[^\p{C}\p{Z}])*$")]
+# Text on one line: no control or format characters, of spaces only the plain one, and something beside it.
+_VISIBLE = r"[^\p{Cc}\p{Cf}\p{Co}\p{Z}]"
+Name = Annotated[str, Field(min_length=1, max_length=100, pattern=rf"^ *{_VISIBLE}(?: |{_VISIBLE})*$")]
 
 
 class TenantChange(Input):
