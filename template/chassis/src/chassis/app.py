@@ -3,7 +3,7 @@
 from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import asynccontextmanager
 from importlib.metadata import entry_points, version
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from fastapi import FastAPI
 from fastapi.dependencies.models import Dependant
@@ -85,6 +85,13 @@ class Service(FastAPI):
             problems.append(str(twice))
         if problems:
             raise BootRefused(problems)
+
+    def openapi(self) -> dict[str, Any]:
+        """The OpenAPI document, with every answer that a route may give."""
+        if self.openapi_schema is None:
+            routes = [context for context, _ in self._endpoints if isinstance(context.original_route, APIRoute)]
+            docs.complete(super().openapi(), [(route, list(_dependencies(route.dependant))) for route in routes])
+        return super().openapi()
 
     def configure(self, settings: Settings) -> None:
         """Put the service together for `settings`. Nothing connects before the lifespan starts."""
