@@ -194,6 +194,7 @@ def test_the_verdict_of_production_can_be_had_elsewhere(capsys: pytest.CaptureFi
         "APP_PUBLIC_URL is required in staging and production",
         "APP_SMTP_URL is required in staging and production: people verify their addresses by mail",
         "APP_MAIL_FROM is required in staging and production",
+        "APP_SECURITY_CONTACT is required in staging and production: /.well-known/security.txt says it",
         *(["APP_VALKEY_URL is required in staging and production"] if "valkey" in FEATURES else []),
         "APP_DOCS must be a valid boolean",
         "APP_SECRT_KEY is not a variable of this service: did you mean APP_SECRET_KEY?",

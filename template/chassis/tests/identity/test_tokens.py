@@ -132,6 +132,9 @@ BAD_CLAIMS: dict[str, Callable[[dict[str, Any]], object]] = {
     "expires as text": lambda c: c | {"exp": str(c["exp"])},
     "expires as a fraction": lambda c: c | {"exp": c["exp"] + 0.5},
     "expires as truth": lambda c: c | {"exp": True},
+    "expires at a fraction of a second": lambda c: c | {"exp": c["exp"] - 0.5},
+    "starts as truth": lambda c: c | {"nbf": True},
+    "starts as a fraction": lambda c: c | {"nbf": c["nbf"] - 0.5},
     "not yet": lambda c: c | {"nbf": c["nbf"] + 60},
     "issued in the future": lambda c: c | {"iat": c["iat"] + 60, "exp": c["exp"] + 60},
     "unknown role": lambda c: c | {"role": "root"},
@@ -148,6 +151,7 @@ BAD_CLAIMS: dict[str, Callable[[dict[str, Any]], object]] = {
 @pytest.mark.parametrize("attack", BAD_CLAIMS)
 def test_claims_that_are_wrong_or_missing_are_refused_though_our_key_signed_them(issuer: Issuer, attack: str):
     assert issuer.tokens.principal(issuer.token(claims=BAD_CLAIMS[attack](issuer.claims))) is None
+    assert vars(issuer.tokens)["_remembered"] == {}, "it takes no good one's place"
 
 
 def test_only_our_key_signs(issuer: Issuer):
