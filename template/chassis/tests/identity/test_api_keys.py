@@ -2,6 +2,7 @@
 
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
+from hashlib import sha256
 from typing import Any
 
 import httpx
@@ -45,6 +46,7 @@ async def test_a_key_is_shown_once_and_stored_as_a_hash(join: Join, sql: Sql):
     listed = (await ann.call("GET", "/api-keys")).json()["items"]
     assert [one["id"] for one in listed] == [made["id"]]
     assert "key" not in listed[0]
+    assert sql("select key_hash from chassis.api_keys") == [(sha256(made["key"].encode()).digest(),)]
     (row,) = sql("select k::text from chassis.api_keys k")
     assert made["key"][len(made["prefix"]) :] not in row[0]
 
@@ -102,6 +104,13 @@ async def test_a_revoked_key_is_dead_at_once_here_and_in_seconds_elsewhere(
     assert await eventually(dead, 5) < 2 * QUICK_SECONDS + 1
     assert (await ann.call("DELETE", f"/api-keys/{made['id']}")).status_code == 404
     assert (await ann.call("GET", "/api-keys")).json()["items"][0]["revoked_at"] is not None
+
+
+async def test_a_key_stays_revoked_when_nobody_remembers_the_revocation(join: Join, sql: Sql):
+    ann = await join()
+    made = await make(ann, "members:read")
+    sql("update chassis.api_keys set revoked_at = now() - interval '1 day'")
+    assert await status(ann.client, made["key"]) == 401
 
 
 async def test_nobody_revokes_or_sees_the_keys_of_others(join: Join):

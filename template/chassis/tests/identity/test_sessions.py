@@ -214,6 +214,8 @@ async def test_switching_ends_the_old_session_and_goes_no_further(join: Join, sq
     assert not await alive(ann)
     assert (await refresh(there)).status_code == 200
     assert sql("select count(distinct expires_at) from chassis.sessions where account_id = %s", ann.id) == [(1,)]
+    recorded = "select details from chassis.audit where tenant_id = %s and actor = %s"
+    assert sql(recorded, bob.tenant_id, ann.id) == [({"how": "switch"},)]
 
 
 async def test_nobody_switches_to_a_tenant_of_others(join: Join):

@@ -18,6 +18,7 @@ from joserfc.jwk import KeySet, OKPKey
 
 from chassis.app import Service
 from chassis.identity.keys import KeyRing, SealedKey, SigningKey
+from chassis.identity.one_time import OpaqueTokens
 from chassis.identity.tokens import LIFETIME_SECONDS, access_tokens
 
 from .conftest import Person
@@ -225,6 +226,22 @@ def test_a_key_that_another_secret_sealed_is_no_key(issuer: Issuer):
         subject=uuid4(), tenant_id=uuid4(), role="owner", session_id=uuid4()
     )
     assert issuer.tokens.principal(token.encode()) is None
+
+
+def test_a_key_signs_nothing_before_every_replica_can_know_it(issuer: Issuer):
+    now = datetime.now(UTC)
+    old, new = issuer.ring.new(now - timedelta(hours=1)), issuer.ring.new(now + timedelta(seconds=30))
+    assert issuer.ring.read([old, new])
+    header = issuer.ring.signed(b"{}").split(b".")[0]
+    assert json.loads(base64.urlsafe_b64decode(header + b"=="))["kid"] == old.kid
+    assert {key["kid"] for key in issuer.ring.published()["keys"]} == {old.kid, new.kid}
+
+
+def test_an_opaque_token_of_one_purpose_is_none_of_another():
+    refresh, one_time = OpaqueTokens(SECRET, b"refresh"), OpaqueTokens(SECRET, b"one time")
+    token, _ = refresh.new(uuid4())
+    assert refresh.read(token) is not None
+    assert one_time.read(token) is None
 
 
 @pytest.mark.filterwarnings("ignore:EdDSA is deprecated")  # RFC 9864 would have it called Ed25519
