@@ -1,4 +1,4 @@
-"""The command: exit codes, one clear line where something is wrong, what `chassis config` says; and what docs/ promises."""
+"""The command: exit codes, one clear line where something is wrong, what `chassis config` and docs/security.md say."""
 
 import json
 import re
@@ -212,11 +212,11 @@ import inspect, sys, pytest
 class Named:
     def pytest_collection_modifyitems(self, items):
         for item in items:
-            marks = [mark for mark in item.iter_markers() if mark.name in ("skip", "skipif")]
-            if any(mark.name == "skip" or any(mark.args) for mark in marks) or "pytest.skip(" in inspect.getsource(item.function):
+            skips = [mark.args or [True] for mark in item.iter_markers() if mark.name in ("skip", "skipif")]
+            if any(map(any, skips)) or "pytest.skip(" in inspect.getsource(item.function):
                 print(f"skipped: {item.nodeid}")
 
-sys.exit(pytest.main(["--collect-only", "--quiet", "-p", "no:cacheprovider", *sys.argv[1:]], plugins=[Named()]))
+sys.exit(pytest.main(["--collect-only", "--quiet", "--capture=no", "-p", "no:cacheprovider", *sys.argv[1:]], plugins=[Named()]))
 """
 
 

@@ -185,8 +185,8 @@ async def accept_invitation(body: OneTimeToken, who: Me, desk: Desk) -> Joined:
 @well_known.get("/.well-known/security.txt", response_class=PlainTextResponse)
 async def security_txt(request: Request) -> PlainTextResponse:
     """Where to report a vulnerability (RFC 9116)."""
-    expires = datetime.now(UTC) + _CONTACT_HOLDS
-    return PlainTextResponse(f"Contact: {request.app.settings.security_contact}\nExpires: {expires:%Y-%m-%dT%H:%M:%SZ}\n")
+    contact, expires = request.app.settings.security_contact, datetime.now(UTC) + _CONTACT_HOLDS
+    return PlainTextResponse(f"Contact: {contact}\nExpires: {expires:%Y-%m-%dT%H:%M:%SZ}\n")
 
 
 @well_known.get("/.well-known/jwks.json")
