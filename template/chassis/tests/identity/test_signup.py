@@ -280,11 +280,12 @@ def environment(environment: dict[str, str], request: pytest.FixtureRequest) -> 
 @pytest.mark.parametrize("environment", [{"APP_LIMIT_PER_ADDRESS": "60"}], indirect=True)
 @pytest.mark.parametrize("path", STRICT)
 async def test_where_secrets_are_guessed_an_address_has_a_thirtieth(
-    work: Work, client: httpx.AsyncClient, as_principal: Callable[..., dict[str, str]], path: str
+    app: Service, work: Work, client: httpx.AsyncClient, as_principal: Callable[..., dict[str, str]], path: str
 ):
     answers = [await client.post(path, json=STRICT[path], headers=as_principal("owner")) for _ in range(2)]
     assert 429 not in [answer.status_code for answer in answers]
     assert '"authentication";q=2;w=60' in answers[0].headers["ratelimit-policy"]
+    await app.identity.background.finish(5)  # or its queries would be counted
     status, _, done = await work.of(client.post(path, json=STRICT[path], headers=as_principal("owner")))
     assert (status, done) == (429, [])
 
