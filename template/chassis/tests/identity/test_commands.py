@@ -103,6 +103,23 @@ async def test_whoever_signs_in_while_the_account_changes_does_not_get_in(
     assert answer.status_code == 401
 
 
+async def test_of_two_who_change_a_password_at_once_one_is_told(
+    app: Service, join: Join, sql: Sql, monkeypatch: pytest.MonkeyPatch
+):
+    ann = await join()
+    hashing = app.identity.passwords.hash
+
+    async def slowly(password: str) -> str:
+        hashed = await hashing(password)
+        sql("update chassis.accounts set password_hash = 'of another password'")
+        return hashed
+
+    monkeypatch.setattr(app.identity.passwords, "hash", slowly)
+    body = {"current_password": PASSWORD, "new_password": "seven quiet garden rakes"}
+    answer = await ann.call("POST", "/auth/password/change", json=body)
+    assert (answer.status_code, answer.json()["code"]) == (409, "contended")
+
+
 async def test_a_disabled_account_refreshes_no_session_that_was_left(join: Join, sql: Sql):
     ann = await join()
     sql("update chassis.accounts set disabled_at = now()")

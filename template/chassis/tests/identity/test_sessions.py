@@ -5,10 +5,13 @@ from base64 import urlsafe_b64decode
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
 from typing import Any
+from uuid import uuid4
 
 import httpx
 import pytest
 
+from chassis.app import Service
+from chassis.identity import watch
 from chassis.identity.watch import PERIOD_SECONDS, STALE_SECONDS
 
 from .conftest import PASSWORD, QUICK_SECONDS, Mailbox, Person, eventually, person_of, sign_in
@@ -264,6 +267,59 @@ async def test_seconds_to_dead_on_another_replica(
         return not await alive(there)
 
     assert await eventually(dead, 5) < 2 * QUICK_SECONDS + 1
+
+
+async def test_who_knows_too_little_of_what_was_revoked_believes_nobody(app: Service, join: Join):
+    ann = await join()
+    vars(app.identity.watch)["_fresh_until"] = 0.0
+    for token in (ann.tokens["access_token"], f"sk_{0:048}", "of a key that this replica may not know yet"):
+        answer = await ann.client.get("/v1/tenants", headers={"Authorization": f"Bearer {token}"})
+        assert (answer.status_code, answer.json()["code"]) == (503, "authentication_unavailable")
+    assert (await ann.client.get("/.well-known/jwks.json")).status_code == 200
+    await app.identity.watch.refresh()
+    assert await alive(ann)
+
+
+async def test_a_replica_that_lost_its_connection_hears_of_revocations_again(
+    quick_watch: None, app: Service, join: Join, sql: Sql
+):
+    ann = await join()
+    ended = sql("select pg_terminate_backend(pid) from pg_stat_activity where application_name ~ 'watch'")
+    assert ended == [(True,)]
+    sql("insert into chassis.revocations (id) select id from chassis.sessions")
+
+    async def dead() -> bool:
+        return not await alive(ann)
+
+    await eventually(dead, 5)
+
+
+async def test_what_ends_while_it_asks_is_not_forgotten(
+    app: Service, client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+):
+    ended, ask = uuid4(), vars(watch)["_all"]
+
+    async def slowly(*arguments: Any) -> list[Any]:
+        answer = await ask(*arguments)
+        app.identity.watch.heard(ended)
+        return answer
+
+    monkeypatch.setattr(watch, "_all", slowly)
+    await app.identity.watch.refresh()
+    assert app.identity.watch.revoked(ended)
+
+
+async def test_revocations_of_what_is_long_dead_are_deleted(
+    quick_watch: None, client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch, sql: Sql
+):
+    monkeypatch.setattr(watch, "_FORGET_EVERY", 1)
+    for minutes in (10, 30):
+        sql("insert into chassis.revocations values (gen_random_uuid(), now() - make_interval(mins => %s))", minutes)
+
+    async def forgotten() -> bool:
+        return sql("select count(*) from chassis.revocations") == [(1,)]
+
+    await eventually(forgotten, 5)
 
 
 def test_the_bound_is_what_the_documentation_says():

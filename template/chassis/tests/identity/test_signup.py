@@ -34,6 +34,17 @@ async def test_the_password_is_stored_as_argon2id_alone(join: Join, sql: Sql):
     assert stored.startswith("$argon2id$v=19$")
 
 
+async def test_a_guessable_password_is_refused_wherever_one_is_chosen(join: Join):
+    ann = await join("ann.lee@example.com")
+    guessable = "ann.lee.ann.lee.2024"
+    for path, body in (
+        ("/auth/signup", {"email": ann.email, "password": guessable}),
+        ("/auth/password/change", {"current_password": PASSWORD, "new_password": guessable}),
+    ):
+        answer = await ann.call("POST", path, json=body)
+        assert (answer.status_code, answer.json()["code"]) == (422, "password_guessable")
+
+
 def test_production_hashes_at_the_cost_that_owasp_asks_for():
     from chassis.identity.passwords import Cost
 
@@ -121,14 +132,18 @@ async def test_a_link_expires(join: Join, client: httpx.AsyncClient, mailbox: Ma
 
 
 @pytest.mark.parametrize("forged", ["", "x", "A" * 64, "é" * 64, "A" * 63 + "="])
-async def test_a_forged_token_costs_no_query(work: Work, client: httpx.AsyncClient, forged: str):
+async def test_a_forged_token_costs_no_query(
+    work: Work, client: httpx.AsyncClient, as_principal: Callable[..., dict[str, str]], forged: str
+):
     for path, field in [
         ("/verify", "token"),
         ("/password/reset", "token"),
         ("/refresh", "refresh_token"),
+        ("/invitations/accept", "token"),
     ]:
         more = {"password": PASSWORD} if "reset" in path else {}
-        status, _, done = await work.of(client.post(f"/v1/auth{path}", json={field: forged, **more}))
+        request = client.post(f"/v1/auth{path}", json={field: forged, **more}, headers=as_principal())
+        status, _, done = await work.of(request)
         assert status in {400, 401, 422}
         assert done == []
 

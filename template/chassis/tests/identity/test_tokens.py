@@ -20,6 +20,7 @@ from chassis.app import Service
 from chassis.identity.keys import KeyRing, SealedKey, SigningKey
 from chassis.identity.one_time import OpaqueTokens
 from chassis.identity.tokens import LIFETIME_SECONDS, access_tokens
+from chassis.identity.watch import Watch
 
 from .conftest import Person
 
@@ -263,6 +264,16 @@ async def test_the_private_key_is_sealed_where_it_is_stored(app: Service, client
     private = cast(Ed25519PrivateKey, vars(key)["_private"])
     ((sealed,),) = sql("select sealed from chassis.signing_keys")
     assert private.private_bytes_raw() not in bytes(sealed)
+
+
+@pytest.mark.anyio
+async def test_replicas_that_start_at_once_make_one_key(app: Service, client: httpx.AsyncClient, sql: Any):
+    sql("delete from chassis.signing_keys")
+    watches = [Watch(app.database, KeyRing(SECRET)) for _ in range(5)]
+    await asyncio.gather(*(watch.refresh() for watch in watches))
+    assert sql("select count(*) from chassis.signing_keys") == [(1,)]
+    for watch in watches:
+        await watch.stop()
 
 
 @pytest.mark.anyio

@@ -125,6 +125,16 @@ def test_a_million_keys_fill_no_memory_and_make_no_other_rule_forget():
     assert not allowed(store, aimed_at, "victim@example.com")
 
 
+def test_as_many_others_as_are_held_make_nobody_be_forgotten():
+    store = MemoryStore(most_keys=100)
+    rule = Rule("rule", 1, 3600)
+    assert allowed(store, rule, "guesser")
+    for number in range(100):
+        assert allowed(store, rule, str(number))
+    assert not allowed(store, rule, "guesser")
+    assert store.holds((rule, "guesser"))
+
+
 def test_who_keeps_asking_is_not_forgotten_however_many_others_come():
     store = MemoryStore(most_keys=100)
     rule = Rule("rule", 1, 3600)
