@@ -202,6 +202,19 @@ async def test_links_sent_before_a_new_password_are_void(join: Join, client: htt
     assert answer.status_code == 400
 
 
+async def test_one_link_that_was_followed_voids_the_others(join: Join, client: httpx.AsyncClient, mailbox: Mailbox):
+    ann = await join()
+    verifying = await mailbox.token(ann.email)
+    tokens: list[str] = []
+    for _ in range(2):
+        await client.post("/v1/auth/password/forgot", json={"email": ann.email})
+        tokens.append(await mailbox.token(ann.email))
+    for token, status in ((tokens[1], 204), (tokens[0], 400)):
+        body = {"token": token, "password": "seven quiet garden rakes"}
+        assert (await client.post("/v1/auth/password/reset", json=body)).status_code == status
+    assert (await client.post("/v1/auth/verify", json={"token": verifying})).status_code == 400
+
+
 async def test_switching_ends_the_old_session_and_goes_no_further(join: Join, sql: Sql):
     ann, bob = await join(), await join()
     sql(

@@ -13,7 +13,7 @@ from email_validator import EmailNotValidError, ValidatedEmail, validate_email
 
 from chassis.data.queries import query
 from chassis.data.unit_of_work import UnitOfWork
-from chassis.http.problems import Problem
+from chassis.http.problems import Problem, unauthenticated
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,5 +91,8 @@ async def become(db: UnitOfWork, account_id: UUID) -> Account:
 
 
 async def read(db: UnitOfWork, account_id: UUID) -> Account:
-    """The account that this transaction acts as."""
-    return await db.one(_BY_ID, account_id)
+    """The account that this transaction acts as. Raises the 401 problem when there is none any more."""
+    account = await db.first(_BY_ID, account_id)
+    if account is None:
+        raise unauthenticated()
+    return account

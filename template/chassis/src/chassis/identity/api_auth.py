@@ -15,7 +15,7 @@ from chassis.http.paging import Page, PageRequest
 from chassis.identity import accounts, invitations, recovery, sessions, signin, signup
 from chassis.identity.identity import Desk, Me
 from chassis.identity.invitations import Joined
-from chassis.identity.passwords import LONGEST
+from chassis.identity.passwords import LONGEST, SHORTEST
 from chassis.identity.principal import public
 from chassis.identity.sessions import Session
 from chassis.identity.signin import Tokens
@@ -29,12 +29,24 @@ router = APIRouter(prefix="/auth")
 well_known = APIRouter(dependencies=[public])
 
 Email = Annotated[
-    str, Field(min_length=3, max_length=254, description="An e-mail address.", examples=["ann@example.com"])
+    str,
+    Field(
+        min_length=3,
+        max_length=254,
+        description="An e-mail address.",
+        examples=["ann@example.com"],
+        json_schema_extra={"format": "email"},
+    ),
 ]
 Password = Annotated[str, Field(min_length=1, max_length=LONGEST)]
 NewPassword = Annotated[
     str,
-    Field(min_length=1, max_length=LONGEST, description="15 characters or more, and not one that others would guess."),
+    Field(
+        min_length=1,
+        max_length=LONGEST,
+        description="15 characters or more, and not one that others would guess.",
+        json_schema_extra={"minLength": SHORTEST},
+    ),
 ]
 Token = Annotated[str, Field(min_length=1, max_length=200)]
 
@@ -106,7 +118,7 @@ async def verify(body: OneTimeToken, desk: Desk) -> None:
     await signup.verify(desk, body.token)
 
 
-@router.post("/signin", dependencies=[public, strictly_limited])
+@router.post("/signin", dependencies=[public, strictly_limited], responses={401: {}, 403: {}})
 async def sign_in(body: Credentials, desk: Desk, user_agent: UserAgent, here: Here) -> Tokens:
     """Get an access token, for minutes, and a refresh token, for days."""
     address = accounts.parse_address(body.email)
@@ -116,13 +128,13 @@ async def sign_in(body: Credentials, desk: Desk, user_agent: UserAgent, here: He
     return tokens
 
 
-@router.post("/refresh", dependencies=[public])
+@router.post("/refresh", dependencies=[public], responses={401: {}})
 async def refresh(body: RefreshToken, desk: Desk) -> Tokens:
     """Get new tokens for a refresh token. It is good once: the second use ends the session."""
     return await signin.refresh(desk, body.refresh_token)
 
 
-@router.post("/switch", dependencies=[public])
+@router.post("/switch", dependencies=[public], responses={401: {}})
 async def switch(body: Switch, desk: Desk) -> Tokens:
     """Get tokens for another tenant of the same account. The refresh token and its session end."""
     return await signin.switch(desk, body.refresh_token, body.tenant_id)

@@ -4,7 +4,7 @@ from typing import Annotated
 from uuid import UUID
 
 from fastapi import APIRouter
-from pydantic import AfterValidator, Field
+from pydantic import Field
 
 from chassis.data.unit_of_work import Transaction
 from chassis.http.input import Input
@@ -25,13 +25,9 @@ MembersManager = Annotated[Principal, may("members:manage")]
 KeysManager = Annotated[Principal, may("api_keys:manage")]
 
 
-def _printable(name: str) -> str:
-    if not name.isprintable() or not name.strip():
-        raise ValueError("must be text on one line")
-    return name
-
-
-Name = Annotated[str, Field(min_length=1, max_length=100), AfterValidator(_printable)]
+# Text on one line: no control or format characters, of spaces only the plain one, and something beside it.
+_VISIBLE = r"[^\p{Cc}\p{Cf}\p{Co}\p{Z}]"
+Name = Annotated[str, Field(min_length=1, max_length=100, pattern=rf"^ *{_VISIBLE}(?: |{_VISIBLE})*$")]
 
 
 class TenantChange(Input):
@@ -50,7 +46,7 @@ class NewInvitation(Input):
 class NewKey(Input):
     name: Name
     scopes: list[Annotated[str, Field(max_length=100)]] = Field(
-        min_length=1, max_length=100, description="Permissions that you have yourself.", examples=[["orders:read"]]
+        min_length=1, max_length=100, description="Permissions that you have yourself.", examples=[["members:read"]]
     )
     expires_in_days: int = Field(default=90, ge=1, le=LONGEST_DAYS)
 
@@ -61,7 +57,7 @@ async def list_tenants(who: Me, desk: Desk, page: PageRequest) -> Page[Tenant]:
     return await tenants.mine(desk, who, page)
 
 
-@router.patch("/tenants/current")
+@router.patch("/tenants/current", responses={404: {}})
 async def rename_tenant(
     body: TenantChange, who: Annotated[Principal, may("tenants:manage")], db: Transaction
 ) -> Tenant:
@@ -69,7 +65,7 @@ async def rename_tenant(
     return await tenants.rename(db, who, body.name)
 
 
-@router.post("/tenants/leave", status_code=204)
+@router.post("/tenants/leave", status_code=204, responses={404: {}})
 async def leave_tenant(who: Me, desk: Desk, db: Transaction) -> None:
     """Leave the tenant that the access token is for. Its last owner cannot."""
     await tenants.remove(desk, db, who, who.subject)
@@ -97,7 +93,7 @@ async def remove_member(account_id: UUID, who: MembersManager, desk: Desk, db: T
     await tenants.remove(desk, db, who, account_id)
 
 
-@router.post("/tenants/invitations", status_code=201, dependencies=[strictly_limited])
+@router.post("/tenants/invitations", status_code=201, dependencies=[strictly_limited], responses={404: {}})
 async def invite(body: NewInvitation, who: MembersManager, desk: Desk, here: Here) -> Invitation:
     """Invite somebody by mail."""
     address = accounts.parse_address(body.email)
