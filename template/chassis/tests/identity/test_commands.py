@@ -120,6 +120,19 @@ async def test_of_two_who_change_a_password_at_once_one_is_told(
     assert (answer.status_code, answer.json()["code"]) == (409, "contended")
 
 
+async def test_a_disabled_account_gets_no_link_and_an_older_one_lets_nobody_in(join: Join, mailbox: Mailbox, sql: Sql):
+    ann = await join()
+    forgotten = {"email": ann.email}
+    await ann.client.post("/v1/auth/password/forgot", json=forgotten)
+    token = await mailbox.token(ann.email)
+    sql("update chassis.accounts set disabled_at = now()")
+    reset = {"token": token, "password": "seven quiet garden rakes"}
+    assert (await ann.client.post("/v1/auth/password/reset", json=reset)).status_code == 400
+    before = len(await mailbox.to(ann.email))
+    assert (await ann.client.post("/v1/auth/password/forgot", json=forgotten)).status_code == 202
+    assert len(await mailbox.to(ann.email)) == before
+
+
 async def test_a_disabled_account_refreshes_no_session_that_was_left(join: Join, sql: Sql):
     ann = await join()
     sql("update chassis.accounts set disabled_at = now()")
