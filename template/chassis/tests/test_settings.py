@@ -23,6 +23,7 @@ PRODUCTION = {
     "APP_PUBLIC_URL": "https://shop.test",
     "APP_SMTP_URL": f"smtp://shop:{PASSWORD}@mail.shop.test:587",
     "APP_MAIL_FROM": "no-reply@shop.com",
+    "APP_SECURITY_CONTACT": "https://shop.test/security?from=security.txt",
 }
 if "valkey" in FEATURES:
     PRODUCTION["APP_VALKEY_URL"] = f"rediss://:{PASSWORD}@valkey.shop.test:6379/0"
@@ -119,6 +120,12 @@ REFUSED = [
     ("APP_SMTP_URL", "smtp://shop:a[b@mail.shop.test:99999", "well-formed"),
     ("APP_MAIL_FROM", "", "is required"),
     ("APP_MAIL_FROM", "The Shop <no-reply@shop.com>", "must be an e-mail address"),
+    ("APP_SECURITY_CONTACT", "", "is required"),
+    ("APP_SECURITY_CONTACT", "security@shop.com", "must be a mailto: or https: URL"),
+    ("APP_SECURITY_CONTACT", "mailto:The Shop <security@shop.com>", "must be an e-mail address"),
+    ("APP_SECURITY_CONTACT", "http://shop.test/security", "must be a mailto: or https: URL"),
+    ("APP_SECURITY_CONTACT", "https://shop.test/security Expires:", "must be a mailto: or https: URL"),
+    ("APP_SECURITY_CONTACT", "mailto:security@shop.com\nContact: mailto:eve@evil.com", "control characters"),
     ("APP_TRUSTED_PROXIES", "*", "must not trust every address"),
     ("APP_TRUSTED_PROXIES", "10.0.0.0/8,::/0", "must not trust every address, and entry 2 does"),
     ("APP_TRUSTED_PROXIES", "10.0.0.1/8", "entry 1"),

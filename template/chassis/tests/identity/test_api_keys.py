@@ -2,14 +2,17 @@
 
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
+from hashlib import sha256
 from typing import Any
 
 import httpx
 import pytest
 
+from chassis.app import Service
+from chassis.features import FEATURES
 from chassis.identity import api_keys
 
-from .conftest import QUICK_SECONDS, Mailbox, Person, eventually
+from .conftest import QUICK_SECONDS, Mailbox, Person, Work, eventually
 
 pytestmark = pytest.mark.anyio
 
@@ -43,6 +46,7 @@ async def test_a_key_is_shown_once_and_stored_as_a_hash(join: Join, sql: Sql):
     listed = (await ann.call("GET", "/api-keys")).json()["items"]
     assert [one["id"] for one in listed] == [made["id"]]
     assert "key" not in listed[0]
+    assert sql("select key_hash from chassis.api_keys") == [(sha256(made["key"].encode()).digest(),)]
     (row,) = sql("select k::text from chassis.api_keys k")
     assert made["key"][len(made["prefix"]) :] not in row[0]
 
@@ -102,6 +106,13 @@ async def test_a_revoked_key_is_dead_at_once_here_and_in_seconds_elsewhere(
     assert (await ann.call("GET", "/api-keys")).json()["items"][0]["revoked_at"] is not None
 
 
+async def test_a_key_stays_revoked_when_nobody_remembers_the_revocation(join: Join, sql: Sql):
+    ann = await join()
+    made = await make(ann, "members:read")
+    sql("update chassis.api_keys set revoked_at = now() - interval '1 day'")
+    assert await status(ann.client, made["key"]) == 401
+
+
 async def test_nobody_revokes_or_sees_the_keys_of_others(join: Join):
     ann, bob = await join(), await join()
     made = await make(ann, "members:read")
@@ -134,3 +145,50 @@ async def test_the_last_use_is_noted_once_a_minute(
 async def test_other_text_is_no_key(client: httpx.AsyncClient, key: str):
     headers = [(b"authorization", b"Bearer " + key.encode())]
     assert (await client.get("/v1/tenants/members", headers=headers)).status_code == 401
+
+
+async def test_text_that_cannot_be_a_key_costs_no_query_and_an_unknown_key_costs_one(
+    work: Work, client: httpx.AsyncClient
+):
+    async def cost(key: str) -> list[str]:
+        headers = {"Authorization": f"Bearer {key}"}
+        return (await work.of(client.get("/v1/auth/sessions", headers=headers)))[2]
+
+    assert await cost("sk_" + "0" * 47) == []
+    assert await cost("sk_" + "0" * 48) == ["begin", "query"]
+    assert await cost("sk_" + "0" * 48) == [], "it is remembered to be none"
+
+
+async def test_what_is_remembered_of_keys_is_bounded(
+    app: Service, client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(api_keys, "_MOST_REMEMBERED", 10)
+    for number in range(20):
+        await status(client, f"sk_{number:048}")
+    assert len(vars(app.identity.api_keys)["_remembered"]) == 10
+
+
+@pytest.fixture
+def environment(environment: dict[str, str], request: pytest.FixtureRequest) -> dict[str, str]:
+    return environment | getattr(request, "param", {})
+
+
+@pytest.mark.parametrize("environment", [{"APP_LIMIT_PER_ADDRESS": "3"}], indirect=True)
+async def test_guessing_keys_costs_no_query_once_the_address_is_limited(work: Work, client: httpx.AsyncClient):
+    answers = [
+        await work.of(client.get("/v1/auth/sessions", headers={"Authorization": f"Bearer sk_{number:048}"}))
+        for number in range(5)
+    ]
+    assert [(status, done) for status, _, done in answers] == [(401, ["begin", "query"])] * 3 + [(429, [])] * 2
+
+
+@pytest.mark.skipif("valkey" not in FEATURES, reason="there is no shared store")
+@pytest.mark.parametrize("environment", [{"APP_LIMIT_PER_ADDRESS": "3"}], indirect=True)
+async def test_guessing_keys_costs_no_query_either_where_another_replica_has_counted(
+    work: Work, client: httpx.AsyncClient, replica: httpx.AsyncClient
+):
+    for number in range(3):
+        assert await status(replica, f"sk_{number:048}") == 401
+    headers = {"Authorization": f"Bearer sk_{4:048}"}
+    answered, _, done = await work.of(client.get("/v1/auth/sessions", headers=headers))
+    assert (answered, done) == (429, [])

@@ -5,7 +5,10 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import httpx
+import psycopg
 import pytest
+
+from chassis.testing import TestDatabase
 
 from .conftest import PASSWORD, Mailbox, Person, person_of
 
@@ -85,6 +88,18 @@ async def test_two_owners_cannot_remove_each_other_at_once(owner: Person, member
     assert 204 in [answer.status_code for answer in answers]
     owners = sql("select count(*) from chassis.memberships where tenant_id = %s and role = 'owner'", owner.tenant_id)
     assert owners == [(1,)]
+
+
+async def test_an_owner_cannot_leave_while_the_other_one_is_being_unmade(
+    owner: Person, member: Member, database: TestDatabase
+):
+    second = await member("owner")
+    with psycopg.connect(database.superuser) as connection:
+        connection.execute("update chassis.memberships set role = 'member' where account_id = %s", [second.id])
+        leaving = asyncio.create_task(owner.call("POST", "/tenants/leave"))
+        done, _ = await asyncio.wait({leaving}, timeout=0.5)
+        assert not done, "it waits for what is under way"
+    assert (await leaving).json()["code"] == "last_owner"
 
 
 async def test_an_admin_neither_makes_nor_unmakes_owners(owner: Person, member: Member):

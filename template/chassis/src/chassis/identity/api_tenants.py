@@ -94,11 +94,11 @@ async def remove_member(account_id: UUID, who: MembersManager, desk: Desk, db: T
 
 
 @router.post("/tenants/invitations", status_code=201, dependencies=[strictly_limited], responses={404: {}})
-async def invite(body: NewInvitation, who: MembersManager, desk: Desk, db: Transaction, here: Here) -> Invitation:
+async def invite(body: NewInvitation, who: MembersManager, desk: Desk, here: Here) -> Invitation:
     """Invite somebody by mail."""
     address = accounts.parse_address(body.email)
     await aim_at(here, address.canonical, MAIL)
-    return await invitations.invite(desk, db, who, address, body.role)
+    return await invitations.invite(desk, who, address, body.role)
 
 
 @router.get("/tenants/invitations")
