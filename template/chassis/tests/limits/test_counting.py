@@ -6,8 +6,7 @@ import tracemalloc
 
 import pytest
 
-from chassis.limits.client_address import ClientAddresses
-from chassis.limits.limiter import MemoryStore
+from chassis.limits.limiter import ClientAddresses, MemoryStore
 from chassis.limits.rules import Rule, headers_of, refusal
 
 
