@@ -57,6 +57,7 @@ migrate: installed
 update: installed
 	$(COPIER) update --trust --skip-answered $(ARGS)
 	@$(UV) sync --quiet
+	@$(BIN)/chassis permissions --write
 	@echo "uv.lock is brought up to date: commit it too. 'make dev' and the deployment run what there is to migrate."
 
 # Quick when nothing is missing, and quiet. What an installer says is kept for when something is.

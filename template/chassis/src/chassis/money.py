@@ -23,5 +23,7 @@ def _known(code: str) -> str:
     return code
 
 
-Currency = Annotated[str, AfterValidator(_known), Field(json_schema_extra={"enum": [*sorted(CURRENCIES)]})]
+Currency = Annotated[
+    str, AfterValidator(_known), Field(examples=["EUR"], json_schema_extra={"enum": [*sorted(CURRENCIES)]})
+]
 """A currency's three-letter code, such as EUR."""

@@ -1,11 +1,13 @@
 """Signing up, in and out, sessions and passwords, over HTTP."""
 
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any, Literal
 from uuid import UUID
 
 from fastapi import APIRouter, Request
 from fastapi.params import Depends
+from fastapi.responses import PlainTextResponse
 from pydantic import Field
 
 from chassis.http.input import Input
@@ -20,6 +22,8 @@ from chassis.identity.signin import Tokens
 from chassis.limits.strict import MAIL, SIGN_IN, Here, aim_at, strictly_limited
 
 _USER_AGENT_LENGTH = 200
+_CONTACT_HOLDS = timedelta(days=180)
+"""RFC 9116 asks for less than a year (section 2.5.5)."""
 
 router = APIRouter(prefix="/auth")
 well_known = APIRouter(dependencies=[public])
@@ -188,6 +192,13 @@ async def reset_password(body: Reset, desk: Desk) -> None:
 async def accept_invitation(body: OneTimeToken, who: Me, desk: Desk) -> Joined:
     """Join the tenant that has invited the caller's address."""
     return await invitations.accept(desk, who, body.token)
+
+
+@well_known.get("/.well-known/security.txt", response_class=PlainTextResponse)
+async def security_txt(request: Request) -> PlainTextResponse:
+    """Where to report a vulnerability (RFC 9116)."""
+    contact, expires = request.app.settings.security_contact, datetime.now(UTC) + _CONTACT_HOLDS
+    return PlainTextResponse(f"Contact: {contact}\nExpires: {expires:%Y-%m-%dT%H:%M:%SZ}\n")
 
 
 @well_known.get("/.well-known/jwks.json")

@@ -49,7 +49,7 @@ class NewInvitation(Input):
 class NewKey(Input):
     name: Name
     scopes: list[Annotated[str, Field(max_length=100)]] = Field(
-        min_length=1, max_length=100, description="Permissions that you have yourself.", examples=[["orders:read"]]
+        min_length=1, max_length=100, description="Permissions that you have yourself.", examples=[["members:read"]]
     )
     expires_in_days: int = Field(default=90, ge=1, le=LONGEST_DAYS)
 
@@ -97,11 +97,11 @@ async def remove_member(account_id: UUID, who: MembersManager, desk: Desk, db: T
 
 
 @router.post("/tenants/invitations", status_code=201, dependencies=[strictly_limited], responses={404: {}})
-async def invite(body: NewInvitation, who: MembersManager, desk: Desk, db: Transaction, here: Here) -> Invitation:
+async def invite(body: NewInvitation, who: MembersManager, desk: Desk, here: Here) -> Invitation:
     """Invite somebody by mail."""
     address = accounts.parse_address(body.email)
     await aim_at(here, address.canonical, MAIL)
-    return await invitations.invite(desk, db, who, address, body.role)
+    return await invitations.invite(desk, who, address, body.role)
 
 
 @router.get("/tenants/invitations")

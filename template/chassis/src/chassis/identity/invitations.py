@@ -90,20 +90,20 @@ _JOIN = query(
 )
 
 
-async def invite(identity: Identity, db: UnitOfWork, who: Principal, address: Address, role: Role) -> Invitation:
+async def invite(identity: Identity, who: Principal, address: Address, role: Role) -> Invitation:
     """Invite an address, whether or not it has an account."""
     check_may_give(who, role)
-    name = await db.first(_TENANT_NAME, who.tenant_id)
-    if name is None:
-        raise not_found()
     invitation_id = uuid4()
     token, token_hash = identity.one_time_tokens.new(invitation_id)
-    invitation = await db.one(
-        _INVITE, who.tenant_id, invitation_id, token_hash, address.canonical, role, who.subject, _SECONDS
-    )
-    letter = identity.letters.invitation(address.typed, name, token)
-    db.after_commit(lambda: identity.background.start(identity.post.send(letter)))
-    await audit.record(db, "authz_admin", actor=who.subject, subject=invitation.id, change="invited", role=role)
+    async with identity.database.unit_of_work(who.tenant_id) as db:
+        name = await db.first(_TENANT_NAME, who.tenant_id)
+        if name is None:
+            raise not_found()
+        invitation = await db.one(
+            _INVITE, who.tenant_id, invitation_id, token_hash, address.canonical, role, who.subject, _SECONDS
+        )
+        await audit.record(db, "authz_admin", actor=who.subject, subject=invitation.id, change="invited", role=role)
+    identity.background.start(identity.post.send(identity.letters.invitation(address.typed, name, token)))
     return invitation
 
 

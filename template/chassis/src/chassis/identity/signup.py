@@ -27,8 +27,8 @@ _SIGN_UP = query(
     ), membership as (
         insert into chassis.memberships (tenant_id, account_id, role) select $2, id, 'owner' from account
     ), recorded as (
-        insert into chassis.audit (tenant_id, actor, event, subject)
-        select $2, id, 'user_created', id::text from account
+        insert into chassis.audit (tenant_id, actor, event, subject, request_id)
+        select $2, id, 'user_created', id::text, $6 from account
     )
     select id from account
     """,
@@ -52,7 +52,9 @@ async def create(identity: Identity, address: Address, password: str) -> tuple[A
     hashed = await identity.passwords.hash(password)
     new = uuid4()
     async with identity.database.unit_of_work(uuid4(), account_id=new, lookup=address.lookup) as db:
-        created = await db.first(_SIGN_UP, new, db.tenant_id, address.typed, address.canonical, hashed)
+        created = await db.first(
+            _SIGN_UP, new, db.tenant_id, address.typed, address.canonical, hashed, audit.request_id()
+        )
         account = await db.one(accounts.BY_ADDRESS, address.canonical)
         await db.act_as(account_id=account.id)
         if account.verified_at:
