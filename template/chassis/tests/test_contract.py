@@ -46,7 +46,7 @@ CONFIG = f"""
 [dictionaries.hostile]
 values = {json.dumps(HOSTILE, ensure_ascii=False)}
 [generation.dictionaries]
-string = {{ dictionary = "hostile", probability = 0.2 }}
+string = {{ dictionary = "hostile", probability = 0.5 }}
 """
 
 PERSON = """
