@@ -40,7 +40,7 @@ SESSION = """
     values (%s, %s, %s, %s, now() + interval '1 day')
 """
 TABLES = """
-    select oid::regclass::text, relrowsecurity,
+    select oid::regclass::text, exists (select from pg_policy where polrelid = c.oid),
            exists (select from pg_attribute a where a.attrelid = c.oid and a.attname = 'tenant_id')
     from pg_class c
     where relkind = 'r' and relpersistence = 'p' and relnamespace::regnamespace::text !~ '^(pg_|information_schema$)'

@@ -15,7 +15,7 @@ import sys
 from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 from uuid import UUID, uuid4, uuid5
 
 import httpx
@@ -35,10 +35,11 @@ Statuses = dict[str, set[int]]
 SMALL = "--generation-deterministic --max-examples=5"
 
 HOSTILE = [
-    "' or 1=1; drop table orders; --", "1) union select null, version()--", "$1", "%s%n{0}{{7*7}}${7*7}<%= 7*7 %>#{7*7}",
-    "../../../../etc/passwd", "..\\..\\x", "file:///etc/passwd", "`id`; $(id) | id", "a\r\nSet-Cookie: a=b",
-    "<script>alert(1)</script>", "\u202etxt.exe", "\ufeff\u200b\u2028", "a\u0300\u0301" * 9, "\ufdfa" * 18, "\U0001f468\u200d\U0001f469", "\x00",
-    "a\x00b", "\x1b[31m", "=cmd|' /C calc'!A0", "null", "undefined", "NaN", "1e400", "-0", "9" * 60, "0x7f", "__proto__",
+    "' or 1=1; drop table orders; --", "1) union select null, version()--", "$1", "%s%n{0}", "{{7*7}}${7*7}<%= 7*7 %>",
+    "../../../../etc/passwd", "..\\..\\x", "file:///etc/passwd", "`id`; $(id) | id", "=cmd|' /C calc'!A0", "\x1b[31m",
+    "a\r\nSet-Cookie: a=b", "<script>alert(1)</script>", "\u202etxt.exe", "\ufeff\u200b\u2028", "\ufdfa" * 18,
+    "a\u0300\u0301" * 9, "\U0001f468\u200d\U0001f469", "\x00", "a\x00b", "null", "undefined", "NaN", "1e400", "-0",
+    "9" * 60, "0x7f", "__proto__",
 ]  # fmt: skip
 
 CONFIG = f"""
@@ -49,12 +50,15 @@ string = {{ dictionary = "hostile", probability = 0.2 }}
 """
 
 PERSON = """
-    with account as (insert into chassis.accounts (id, email, email_canonical, password_hash) values (%(id)s, %(name)s, %(name)s, '')),
-         tenant as (insert into chassis.tenants (id, name) values (%(tenant)s, 'Tenant') on conflict do nothing),
-         sessions as (
-             insert into chassis.sessions (account_id, tenant_id, token_hash, user_agent, expires_at)
-             select %(id)s, %(tenant)s, '', 'curl', now() + interval '1 day' from generate_series(1, 9)
-         )
+    with account as (
+        insert into chassis.accounts (id, email, email_canonical, password_hash)
+        values (%(id)s, %(email)s, %(email)s, '')
+    ), tenant as (
+        insert into chassis.tenants (id, name) values (%(tenant)s, 'Tenant') on conflict do nothing
+    ), sessions as (
+        insert into chassis.sessions (account_id, tenant_id, token_hash, user_agent, expires_at)
+        select %(id)s, %(tenant)s, '', 'curl', now() + interval '1 day' from generate_series(1, 9)
+    )
     insert into chassis.memberships (tenant_id, account_id, role) values (%(tenant)s, %(id)s, %(role)s)
 """
 
@@ -65,7 +69,7 @@ def tenant(database: TestDatabase, tenant_id: UUID) -> UUID:
     with psycopg.connect(database.superuser) as connection:
         connection.execute("select set_config('app.tenant_id', %s, false)", [str(tenant_id)])
         for role in ("owner", "admin", "member", "viewer"):
-            person = {"tenant": tenant_id, "id": uuid5(tenant_id, role), "role": role, "name": f"{role}@example.com"}
+            person = {"tenant": tenant_id, "id": uuid5(tenant_id, role), "role": role, "email": f"{role}@example.com"}
             connection.execute(PERSON.encode(), person)
         for module in load_app().modules:
             if module.sample is not None:
@@ -82,8 +86,9 @@ def test_every_answer_is_one_that_is_documented(
     assert httpx.get(f"{server.url}/v1/auth/sessions", headers=me).status_code == 200, "the token did not last"
     document = httpx.get(f"{server.url}/openapi.json").json()
     operations = {f"{method.upper()} {path}" for path, item in document["paths"].items() for method in item}
-    assert operations <= statuses.keys()
-    permitted = [statuses[operation] for operation in operations if 403 not in statuses[operation]]
+    if "FUZZ" not in os.environ:
+        assert operations <= statuses.keys()
+    permitted = [statuses[operation] for operation in operations & statuses.keys() if 403 not in statuses[operation]]
     welcome = [one for one in permitted if min(one) < 300]
     assert len(welcome) >= len(permitted) / 2, statuses
 
@@ -133,7 +138,7 @@ STANDARD_HEADERS = {"allow", "connection", "content-length", "content-type", "da
 }
 
 
-@schemathesis.hook
+@schemathesis.hook  # pyright: ignore[reportUnknownMemberType]  # any function will do
 def before_call(context: Any, case: Any, kwargs: Any) -> None:
     """Send what a client would: new keys, a version that has been there, and whole numbers without a fraction.
 
@@ -141,7 +146,7 @@ def before_call(context: Any, case: Any, kwargs: Any) -> None:
     """
     del context, kwargs
     case.body = whole(case.body)
-    headers = case.headers or {}
+    headers: dict[str, str] = case.headers or {}
     if re.fullmatch("[A-Za-z0-9._:-]{1,255}", headers.get("idempotency-key", "")):
         headers["idempotency-key"] = str(uuid4())
     if re.fullmatch(ETAG, headers.get("if-match", "")):
@@ -150,13 +155,13 @@ def before_call(context: Any, case: Any, kwargs: Any) -> None:
 
 def whole(value: Any) -> Any:
     if isinstance(value, dict):
-        return {name: whole(member) for name, member in value.items()}
+        return {name: whole(member) for name, member in cast("dict[str, Any]", value).items()}
     if isinstance(value, list):
-        return [whole(member) for member in value]
+        return [whole(item) for item in cast("list[Any]", value)]
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
-@schemathesis.hook
+@schemathesis.hook  # pyright: ignore[reportUnknownMemberType]  # any function will do
 def filter_failure(context: Any, failure: Any, case: Any, response: Any) -> bool:
     """Whether it is one: two checks do not know all that may be."""
     del context
@@ -183,6 +188,6 @@ def text_is_kept(ctx: Any, response: Any, case: Any) -> None:
     del ctx
     if isinstance(case.body, dict) and response.status_code in (200, 201):
         returned = response.json()
-        for name, sent in case.body.items():
+        for name, sent in cast("dict[str, Any]", case.body).items():
             if isinstance(sent, str) and "@" not in sent and name in returned:
                 assert returned[name] == sent, f"{name} was changed"

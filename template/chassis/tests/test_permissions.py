@@ -12,7 +12,7 @@ import pytest
 from chassis.app import Service
 from chassis.cli import main
 from chassis.identity.api_keys import FOR_PEOPLE
-from chassis.identity.permissions import REWRITE, page, page_path
+from chassis.identity.module import REWRITE, permissions_page, permissions_path
 from chassis.identity.tenants import Role
 from chassis.testing import TestDatabase
 
@@ -81,11 +81,11 @@ async def test_every_route_lets_in_whom_the_tables_say_and_nobody_else(
 
 
 def test_the_page_says_what_the_service_declares(app: Service):
-    path = page_path()
+    path = permissions_path()
     kept = path.read_text(encoding="utf-8") if path.exists() else ""
-    assert kept.splitlines() == page(app).splitlines(), f"if that is what it should say: .venv/bin/{REWRITE}"
+    assert kept.splitlines() == permissions_page(app).splitlines(), f"if that is right: .venv/bin/{REWRITE}"
 
 
 def test_the_command_shows_the_page(app: Service, capsys: pytest.CaptureFixture[str]):
     assert main(["permissions"]) == 0
-    assert capsys.readouterr().out == page(app)
+    assert capsys.readouterr().out == permissions_page(app)

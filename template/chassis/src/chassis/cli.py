@@ -81,11 +81,11 @@ def module_new(options: argparse.Namespace) -> int:
     """Write a module: its table, queries, routes and a test, and list it in main.py."""
     from chassis.app import load_app
     from chassis.dev.new_module import new_module
-    from chassis.identity.permissions import write_page
+    from chassis.identity.module import write_permissions
 
     for path in new_module(options.name):
         print(os.path.relpath(path))
-    print(os.path.relpath(write_page(load_app())))
+    print(os.path.relpath(write_permissions(load_app())))
     print(f"Now make it yours. A running 'make dev' migrates and serves it: /v1/{options.name.replace('_', '-')}")
     return 0
 
@@ -93,12 +93,12 @@ def module_new(options: argparse.Namespace) -> int:
 def permissions(options: argparse.Namespace) -> int:
     """Show who may call which route."""
     from chassis.app import load_app
-    from chassis.identity.permissions import page, write_page
+    from chassis.identity.module import permissions_page, write_permissions
 
     if options.write:
-        print(os.path.relpath(write_page(load_app())))
+        print(os.path.relpath(write_permissions(load_app())))
     else:
-        print(page(load_app()), end="")
+        print(permissions_page(load_app()), end="")
     return 0
 
 

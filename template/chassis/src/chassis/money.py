@@ -24,6 +24,6 @@ def _known(code: str) -> str:
 
 
 Currency = Annotated[
-    str, AfterValidator(_known), Field(examples=["EUR"], json_schema_extra={"enum": sorted(CURRENCIES)})
+    str, AfterValidator(_known), Field(examples=["EUR"], json_schema_extra={"enum": [*sorted(CURRENCIES)]})
 ]
 """A currency's three-letter code, such as EUR."""

@@ -25,8 +25,11 @@ MembersManager = Annotated[Principal, may("members:manage")]
 KeysManager = Annotated[Principal, may("api_keys:manage")]
 
 
-# Text on one line: no control or format characters, of spaces only the plain one, and something beside it.
-_VISIBLE = r"[^\p{Cc}\p{Cf}\p{Co}\p{Z}]"
+# Text on one line: nothing that controls, joins or turns around what is beside it, and no spaces but the plain one.
+_VISIBLE = (
+    r"[^\u0000-\u0020\u007f-\u00a0\u00ad\u061c\u1680\u180e\u2000-\u200f\u2028-\u202f\u205f-\u206f\u3000\ufeff\ufff0-\uffff"
+    "\U000e0000-\U000e0fff]"
+)
 Name = Annotated[str, Field(min_length=1, max_length=100, pattern=rf"^ *{_VISIBLE}(?: |{_VISIBLE})*$")]
 
 
