@@ -140,6 +140,8 @@ async def test_composed_and_decomposed_accents_are_one_password():
         ("JOSÉ@example.com", "josé@example.com"),
         ("jose\u0301@example.com", "josé@example.com"),
         ("straße@example.com", "strasse@example.com"),
+        ("анна@example.com", "анна@example.com"),
+        ("анна@пример.example.com", "анна@xn--e1afmkfd.example.com"),
     ],
 )
 def test_an_address_has_one_form(typed: str, canonical: str):
@@ -154,7 +156,8 @@ def test_what_was_typed_is_kept_for_the_mail():
     "text",
     ["", "ann", "ann@", "@example.com", "ann@example", "ann@@example.com", "a b@example.com", "ann@exam ple.com",
      "Ann <ann@example.com>", "ann@example.com\nBcc: eve@example.com", "ann\u202e@example.com", "ann\uff20example.com",
-     "\uff41nn\ufe6beve@example.com", "ann@[127.0.0.1]", "x" * 65 + "@example.com", '"a b"@example.com'],
+     "\uff41nn\ufe6beve@example.com", "\u0430nn@example.com", "ann@ex\u0430mple.com", "\u00b5nn@example.com",
+     "ann@[127.0.0.1]", "x" * 65 + "@example.com", '"a b"@example.com'],
 )  # fmt: skip
 def test_what_is_no_address_is_refused(text: str):
     with pytest.raises(Problem) as refused:

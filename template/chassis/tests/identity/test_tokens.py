@@ -129,7 +129,7 @@ BAD_CLAIMS: dict[str, Callable[[dict[str, Any]], object]] = {
     "issuer with a slash": lambda c: c | {"iss": f"{ISSUER}/"},
     "other audience": lambda c: c | {"aud": "https://other.test/v1"},
     "list of audiences": lambda c: c | {"aud": [f"{ISSUER}/v1", "https://other.test"]},
-    "expired": lambda c: c | {"iat": c["iat"] - 700, "nbf": c["iat"] - 700, "exp": c["iat"] - 1},
+    "expired": lambda c: c | {"iat": c["iat"] - 500, "nbf": c["iat"] - 500, "exp": c["iat"] - 1},
     "expires later than a token may": lambda c: c | {"exp": c["iat"] + 601},
     "expires as text": lambda c: c | {"exp": str(c["exp"])},
     "expires as a fraction": lambda c: c | {"exp": c["exp"] + 0.5},
