@@ -12,13 +12,13 @@ from pydantic import Field
 
 from chassis.http.input import Input
 from chassis.http.paging import Page, PageRequest
-from chassis.identity import accounts, invitations, recovery, sessions, signin, signup
+from chassis.identity import accounts, sessions, signin, signup, tenants
 from chassis.identity.identity import Desk, Me
-from chassis.identity.invitations import Joined
 from chassis.identity.passwords import LONGEST, SHORTEST
 from chassis.identity.principal import public
 from chassis.identity.sessions import Session
 from chassis.identity.signin import Tokens
+from chassis.identity.tenants import Joined
 from chassis.limits.strict import MAIL, SIGN_IN, Here, aim_at, strictly_limited
 
 _USER_AGENT_LENGTH = 200
@@ -169,7 +169,7 @@ async def end_session(session_id: UUID, who: Me, desk: Desk) -> None:
 async def change_password(body: PasswordChange, who: Me, desk: Desk, here: Here) -> None:
     """Change the password. All other sessions end."""
     attempt = await aim_at(here, str(who.subject), SIGN_IN)
-    await recovery.change(desk, who, body.current_password, body.new_password)
+    await signup.change(desk, who, body.current_password, body.new_password)
     await attempt.succeeded()
 
 
@@ -178,20 +178,20 @@ async def forgot_password(body: Forgotten, desk: Desk, here: Here) -> Accepted:
     """Ask for a mail with a link to choose a new password. The answer is the same for an unknown address."""
     address = accounts.parse_address(body.email)
     await aim_at(here, address.canonical, MAIL)
-    await recovery.forgot(desk, address)
+    await signup.forgot(desk, address)
     return Accepted()
 
 
 @router.post("/password/reset", status_code=204, dependencies=[public, strictly_limited])
 async def reset_password(body: Reset, desk: Desk) -> None:
     """Choose a new password with the token of the mail. All sessions end."""
-    await recovery.reset(desk, body.token, body.password)
+    await signup.reset(desk, body.token, body.password)
 
 
 @router.post("/invitations/accept", dependencies=[strictly_limited])
 async def accept_invitation(body: OneTimeToken, who: Me, desk: Desk) -> Joined:
     """Join the tenant that has invited the caller's address."""
-    return await invitations.accept(desk, who, body.token)
+    return await tenants.accept(desk, who, body.token)
 
 
 @well_known.get("/.well-known/security.txt", response_class=PlainTextResponse)

@@ -18,8 +18,7 @@ from chassis.identity.principal import Principal
 
 if TYPE_CHECKING:
     from chassis.data.pool import Database
-    from chassis.identity.background import Background
-    from chassis.identity.identity import Identity
+    from chassis.identity.identity import Background, Identity
 
 PREFIX = "sk_"
 ROLE = "api_key"

@@ -9,14 +9,13 @@ from pydantic import Field
 from chassis.data.unit_of_work import Transaction
 from chassis.http.input import Input
 from chassis.http.paging import Page, PageRequest
-from chassis.identity import accounts, api_keys, audit, invitations, tenants
+from chassis.identity import accounts, api_keys, audit, tenants
 from chassis.identity.api_auth import Email
 from chassis.identity.api_keys import LONGEST_DAYS, ApiKey, NewApiKey
 from chassis.identity.audit import Entry
 from chassis.identity.identity import Desk, Me
-from chassis.identity.invitations import Invitation
 from chassis.identity.principal import Principal, may
-from chassis.identity.tenants import Member, Role, Tenant
+from chassis.identity.tenants import Invitation, Member, Role, Tenant
 from chassis.limits.strict import MAIL, Here, aim_at, strictly_limited
 
 router = APIRouter()
@@ -101,19 +100,19 @@ async def invite(body: NewInvitation, who: MembersManager, desk: Desk, here: Her
     """Invite somebody by mail."""
     address = accounts.parse_address(body.email)
     await aim_at(here, address.canonical, MAIL)
-    return await invitations.invite(desk, who, address, body.role)
+    return await tenants.invite(desk, who, address, body.role)
 
 
 @router.get("/tenants/invitations")
 async def list_invitations(who: MembersManager, db: Transaction, page: PageRequest) -> Page[Invitation]:
     """Invitations that nobody has accepted yet, newest first."""
-    return await invitations.pending(db, who, page)
+    return await tenants.pending(db, who, page)
 
 
 @router.delete("/tenants/invitations/{invitation_id}", status_code=204)
 async def withdraw_invitation(invitation_id: UUID, who: MembersManager, db: Transaction) -> None:
     """Withdraw an invitation: its link works no more."""
-    await invitations.withdraw(db, who, invitation_id)
+    await tenants.withdraw(db, who, invitation_id)
 
 
 @router.post("/api-keys", status_code=201)
