@@ -297,7 +297,8 @@ async def test_a_replica_that_lost_its_connection_hears_of_revocations_again(
     quick_watch: None, app: Service, join: Join, sql: Sql
 ):
     ann = await join()
-    ended = sql("select pg_terminate_backend(pid) from pg_stat_activity where application_name ~ 'watch'")
+    mine = "from pg_stat_activity where datname = current_database() and application_name ~ 'watch'"
+    ended = sql(f"select pg_terminate_backend(pid) {mine}")
     assert ended == [(True,)]
     sql("insert into chassis.revocations (id) select id from chassis.sessions")
 
