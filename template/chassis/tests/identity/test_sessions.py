@@ -180,6 +180,7 @@ async def test_a_forgotten_password_is_reset_once_and_ends_all_sessions(
         *(client.post("/v1/auth/password/reset", json={"token": token, "password": new}) for _ in range(5))
     )
     assert sorted(answer.status_code for answer in answers) == [204, 400, 400, 400, 400]
+    assert "password was changed" in (await mailbox.to(ann.email))[-1]["Subject"]
     assert not await alive(ann)
     assert (await refresh(ann)).status_code == 401
     await sign_in(client, ann.email, new)
