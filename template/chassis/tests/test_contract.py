@@ -112,7 +112,7 @@ async def test_hostile_text_is_refused_or_kept_as_it_is(
             for body in document.altered("body", operation.body or {}, instead):
                 answer = await api.send(owner, operation, Sent(body=body))
                 assert answer.status_code < 500, f"{operation} with {body}: {answer.text}"
-                returned = answer.json() if answer.is_success and answer.content else {}
+                returned: dict[str, Any] = answer.json() if answer.is_success and answer.content else {}
                 for name in returned.keys() & {name for name, sent in body.items() if sent == text}:
                     assert returned[name] == text, f"{operation} changed {name}"
                     kept += 1
