@@ -213,10 +213,6 @@ async def test_the_first_row_that_was_touched_is_named(join: Join, database: Tes
     assert str(bob.tenant_id) not in found
 
 
-pytestmark = pytest.mark.anyio
-
-Join = Callable[..., Awaitable[Person]]
-Sql = Callable[..., list[tuple[Any, ...]]]
 Chassis = Callable[..., Awaitable["subprocess.CompletedProcess[str]"]]
 
 
