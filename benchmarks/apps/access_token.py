@@ -9,8 +9,7 @@ from uuid import UUID, uuid4
 
 import psycopg
 
-from chassis.identity.tokens import KeyRing, SealedKey
-from chassis.identity.tokens import access_tokens
+from chassis.identity.tokens import KeyRing, SealedKey, access_tokens
 
 
 def main(database: str, origin: str, tenant: str) -> None:
