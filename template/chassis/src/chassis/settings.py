@@ -17,6 +17,9 @@ from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource
 from chassis.features import FEATURES
 from chassis.settings_reading import PREFIX, ConfigurationRefused, load
 from chassis.settings_rules import (
+    check_age_identity,
+    check_age_recipients,
+    check_backup_url,
     check_bind_address,
     check_database_url,
     check_hosts,
@@ -81,6 +84,8 @@ class Settings(BaseSettings):
     """Of the app role. None in development and test means the development database."""
     migrator_database_url: SecretStr | None = Field(default=None, validation_alias="MIGRATOR_DATABASE_URL")
     """Of a role that may change the schema. Only `chassis migrate` uses it."""
+    backup_database_url: SecretStr | None = Field(default=None, validation_alias="BACKUP_DATABASE_URL")
+    """Of the backup role, which reads everything. Only `chassis backup` uses it."""
     secret_key: SecretStr = SecretStr("")
     """Signs what clients hold for us, such as cursors, and seals the keys that sign tokens. 32 characters at least."""
     log_level: Literal["debug", "info", "warning", "error", "critical"] = "info"
@@ -105,6 +110,22 @@ class Settings(BaseSettings):
     if "valkey" in FEATURES:
         valkey_url: SecretStr | None = None
         """Where limits are counted for all replicas together. None, which is refused when deployed: each by itself."""
+    backup_url: str = ""
+    """Where backups are kept: s3://bucket/prefix, gs://, az:// or file:///folder. In development .dev/backups."""
+    backup_recipients: CommaList = ()
+    """The public age keys that backups are encrypted for."""
+    backup_identity: SecretStr | None = None
+    """The private age key that opens them. Only `chassis restore` and `chassis drill` use it."""
+    backup_keep: int = Field(default=7, ge=1, le=10_000)
+    """The newest backups, which stay however old they are."""
+    backup_keep_days: int = Field(default=35, ge=0, le=10_000)
+    """After how many days others are removed; 0: never."""
+    backup_metrics: str = ""
+    """The folder of node_exporter's textfile collector, where backups and drills leave their metrics."""
+    smoke_emails: CommaList = ()
+    """The addresses of two accounts, of a tenant each, that `chassis smoke` signs in with."""
+    smoke_password: SecretStr | None = None
+    """Of both of them."""
     max_body_bytes: int = Field(default=1024 * 1024, ge=1024, le=64 * 1024 * 1024)
     max_header_bytes: int = Field(default=16 * 1024, ge=1024, le=64 * 1024)
     max_json_depth: int = Field(default=32, ge=1, le=100)
@@ -172,6 +193,52 @@ class Settings(BaseSettings):
             raise refusal("must have another user than DATABASE_URL: the app role may not change the schema")
         return value
 
+    @field_validator("backup_database_url")
+    @classmethod
+    def _backup_database_url(cls, value: SecretStr | None, info: ValidationInfo) -> SecretStr | None:
+        if value is not None:
+            check_database_url(value.get_secret_value(), deployed=_is_deployed(info.data), app_role=False)
+            app: SecretStr | None = info.data.get("database_url")
+            if app and database_user(app.get_secret_value()) == database_user(value.get_secret_value()):
+                raise refusal("must have another user than DATABASE_URL: the app role sees one tenant at a time")
+        return value
+
+    @field_validator("backup_url")
+    @classmethod
+    def _backup_url(cls, value: str) -> str:
+        if value:
+            check_backup_url(value)
+        return value
+
+    @field_validator("backup_recipients")
+    @classmethod
+    def _backup_recipients(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        check_age_recipients(value)
+        return value
+
+    @field_validator("backup_identity")
+    @classmethod
+    def _backup_identity(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None:
+            check_age_identity(value.get_secret_value())
+        return value
+
+    @field_validator("backup_metrics")
+    @classmethod
+    def _backup_metrics(cls, value: str) -> str:
+        if value and not Path(value).is_absolute():
+            raise refusal("must be a folder, from the root on, such as /var/lib/node_exporter")
+        return value
+
+    @field_validator("smoke_emails")
+    @classmethod
+    def _smoke_emails(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if value and (len(value) != 2 or value[0].lower() == value[1].lower()):
+            raise refusal("must be two addresses with a comma between them: of two accounts that share no tenant")
+        for address in value:
+            check_mail_address(address)
+        return value
+
     @field_validator("secret_key")
     @classmethod
     def _secret_key(cls, value: SecretStr, info: ValidationInfo) -> SecretStr:
@@ -190,7 +257,8 @@ class Settings(BaseSettings):
     def _any_secret(cls, value: object, info: ValidationInfo) -> object:
         """Refuse weak secrets when deployed. A field with a `min_length` of its own is taken at its word."""
         name = info.field_name or ""
-        if not isinstance(value, SecretStr) or name.endswith("_url") or not _is_deployed(info.data):
+        checked_by_itself = name.endswith("_url") or name == "backup_identity"  # whose key has the word secret in it
+        if not isinstance(value, SecretStr) or checked_by_itself or not _is_deployed(info.data):
             return value
         field = cls.model_fields[name]
         minimum = [limit.min_length for limit in field.metadata if isinstance(limit, MinLen)]
