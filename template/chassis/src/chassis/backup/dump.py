@@ -9,14 +9,13 @@ import shutil
 import subprocess
 import tempfile
 import threading
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
-from datetime import datetime
 from importlib.util import find_spec
 from os import environ
 from time import monotonic
 from types import TracebackType
-from typing import IO, TYPE_CHECKING, LiteralString, Self
+from typing import TYPE_CHECKING, LiteralString, Self
 
 import psycopg
 from psycopg import Connection
@@ -42,9 +41,9 @@ _NAMED = 3
 # Tables that hold rows, what protects them, and whether their rows have tenants.
 _TABLES: LiteralString = """
     select n.nspname, c.relname,
-           exists (select from pg_attribute a where a.attrelid = c.oid and a.attname = 'tenant_id' and not attisdropped),
+           exists (select from pg_attribute where attrelid = c.oid and attname = 'tenant_id' and not attisdropped),
            c.relrowsecurity and c.relforcerowsecurity,
-           array(select p.polname || ' for ' || p.polcmd from pg_policy p where p.polrelid = c.oid order by 1)
+           array(select p.polname || ' for ' || p.polcmd::text from pg_policy p where p.polrelid = c.oid order by 1)
     from pg_class c join pg_namespace n on n.oid = c.relnamespace
     where c.relkind = 'r' and c.relpersistence <> 't' and n.nspname !~ '^pg_' and n.nspname <> 'information_schema'
       and not exists (select from pg_depend d where d.objid = c.oid and d.deptype = 'e')
@@ -74,7 +73,7 @@ def backup(settings: "Settings") -> Manifest:
         server = connection.info.server_version
         pg_dump, pg_restore = (program(settings, name, server // 10_000) for name in ("pg_dump", "pg_restore"))
         connection.execute(_SNAPSHOT)
-        taken_at, snapshot, size = connection.execute(_TAKEN).fetchone() or (None, None, None)
+        ((taken_at, snapshot, size),) = connection.execute(_TAKEN).fetchall()
         heads = applied(connection)
         if not heads:
             raise Failure("this database was never migrated: is it the one of BACKUP_DATABASE_URL that is meant?")
@@ -147,7 +146,7 @@ def _counted(pieces: Iterator[bytes], tally: Tally) -> Iterator[bytes]:
 
 
 def _dumped(size: int, dumping: "Program", counting: "Counting", plain: Tally, tables: dict[str, Table]) -> bytes:
-    """The next `size` bytes of the dump. At its end, raises Failure unless pg_dump is content and all rows are there."""
+    """The next bytes of the dump. At its end, raises Failure unless pg_dump is content and all rows are there."""
     data = dumping.read(size)
     plain.add(data)
     counting.write(data)
@@ -179,7 +178,7 @@ class Program:
         if url is not None:
             parts = conninfo_to_dict(url)
             password = parts.pop("password", None)  # every user of the machine sees arguments
-            command = (*command, "--no-password", f"--dbname={make_conninfo(**parts)}")
+            command = (*command, "--no-password", f"--dbname={make_conninfo('', **parts)}")
             environment |= {"PGPASSWORD": str(password)} if password else {}
         self._process = subprocess.Popen(
             command,

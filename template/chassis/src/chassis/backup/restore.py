@@ -138,10 +138,11 @@ def check(manifest: Manifest, url: str) -> tuple[list[str], list[str]]:
         problems += _differences(name, table, tables.get(name))
     if problems:
         more = f" (and {len(problems) - _NAMED} more)" if len(problems) > _NAMED else ""
-        raise Failure(f"the restored database is not what was backed up, do not use it: {'; '.join(problems[:_NAMED])}{more}")
+        shown = "; ".join(problems[:_NAMED])
+        raise Failure(f"the restored database is not what was backed up, do not use it: {shown}{more}")
     forced = sum(table.forced for table in tables.values())
     checked = [
-        f"{manifest.rows:,} rows in {len(tables)} tables, each as many as there were, for each of {manifest.tenants:,} tenants",
+        f"{manifest.rows:,} rows in {len(tables)} tables: as many in each, and of each of {manifest.tenants:,} tenants",
         f"row-level security forced on all {forced} tables that had it, with each of their policies",
         "the roles and what they may do: the app role is bound by the policies, the backup role only reads",
         f"migrations at {', '.join(heads)}",

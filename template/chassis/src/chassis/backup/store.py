@@ -6,13 +6,13 @@ listed, and the next backup clears it away. Removing one goes the other way roun
 
 import secrets
 from collections.abc import Generator, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Literal, cast
 
 import obstore
-from obstore.exceptions import BaseError, NotFoundError
+from obstore.exceptions import BaseError
 from obstore.store import LocalStore, from_url
 from prometheus_client import CollectorRegistry, Gauge, generate_latest, write_to_textfile
 from pydantic import AwareDatetime, BaseModel, ValidationError
@@ -154,7 +154,7 @@ class Store:
         with self._explained():
             try:
                 reader = obstore.open_reader(self._objects, f"{name}.dump.age", buffer_size=_READ_BYTES)
-            except NotFoundError:
+            except FileNotFoundError:
                 raise Failure(f"the dump of {name} is not in {self.url}, and its manifest is") from None
             yield cast("IO[bytes]", reader)
 
@@ -186,10 +186,8 @@ class Store:
         """Remove a backup, or what there is of it."""
         with self._explained():
             for path in (f"{name}.json", f"{name}.dump.age"):
-                try:
+                with suppress(FileNotFoundError):
                     obstore.delete(self._objects, path)
-                except (NotFoundError, FileNotFoundError):
-                    continue
 
     def expire(self, keep: int, keep_days: int) -> list[str]:
         """Remove backups that are older than `keep_days`, but never the newest `keep`; returns which.
@@ -208,7 +206,8 @@ class Store:
     def _paths(self) -> list[str]:
         """The objects of backups, and no others."""
         with self._explained():
-            found = [one["path"] for some in obstore.list(self._objects) for one in some]
+            listing = obstore.list(self._objects)  # pyright: ignore[reportUnknownMemberType]  # its other form needs Arrow
+            found = [one["path"] for some in listing for one in some]
         return [path for path in found if path.endswith((".json", ".dump.age")) and _is_name(path.partition(".")[0])]
 
     @contextmanager

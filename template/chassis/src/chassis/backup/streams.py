@@ -7,15 +7,13 @@ import hashlib
 import os
 import sys
 import threading
-from collections.abc import Callable, Iterator
-from datetime import datetime
+from collections.abc import Callable, Generator
 from functools import partial
 from pathlib import Path
 from time import monotonic
 from typing import IO, TYPE_CHECKING, LiteralString, cast
 
 import pyrage
-from pyrage import x25519
 
 from chassis.dev.database import state_folder
 from chassis.failure import Failure
@@ -47,28 +45,28 @@ def tell(event: LiteralString, text: str, **fields: object) -> None:
 class Tally:
     """How many bytes there were, and their SHA-256; tells now and then how far it is, when it has a name."""
 
-    def __init__(self, doing: LiteralString | None = None) -> None:
+    def __init__(self, doing: LiteralString = "") -> None:
         self.bytes = 0
         self._hash = hashlib.sha256()
-        self._doing = doing
+        self._doing: LiteralString = doing
         self._started = self._told = monotonic()
 
     def add(self, data: bytes) -> None:
         self.bytes += len(data)
         self._hash.update(data)
-        if self._doing is not None and monotonic() - self._told > _PROGRESS_SECONDS:
-            self._tell(self._doing)
+        if self._doing and monotonic() - self._told > _PROGRESS_SECONDS:
+            self._tell()
 
     @property
     def sha256(self) -> str:
         return self._hash.hexdigest()
 
-    def _tell(self, doing: LiteralString) -> None:
+    def _tell(self) -> None:
         now = monotonic()
         if sys.stdout.isatty():
-            print(f"\r\x1b[K{doing}: {megabytes(self.bytes)}, {now - self._started:.0f} s", end="", flush=True)
+            print(f"\r\x1b[K{self._doing}: {megabytes(self.bytes)}, {now - self._started:.0f} s", end="", flush=True)
         elif now - self._told > _LOGGED_SECONDS:
-            _log.info(doing, bytes=self.bytes, seconds=round(now - self._started, 1))
+            _log.info(self._doing, bytes=self.bytes, seconds=round(now - self._started, 1))
         else:
             return
         self._told = now
@@ -89,8 +87,8 @@ def recipients(settings: "Settings") -> list[str]:
     if not file.exists():
         file.parent.mkdir(parents=True, exist_ok=True)
         file.touch(mode=0o600)
-        file.write_text(f"{x25519.Identity.generate()}\n")
-    return [str(x25519.Identity.from_str(file.read_text().strip()).to_public())]
+        file.write_text(f"{pyrage.x25519.Identity.generate()}\n")
+    return [str(pyrage.x25519.Identity.from_str(file.read_text().strip()).to_public())]
 
 
 def identity(settings: "Settings") -> str:
@@ -121,13 +119,13 @@ class _Reader:
             raise
 
 
-def encrypted(read: Callable[[int], bytes], keys: list[str]) -> Iterator[bytes]:
+def encrypted(read: Callable[[int], bytes], keys: list[str]) -> Generator[bytes]:
     """What `read` gives until it gives nothing, encrypted for `keys`. Raises what `read` raises.
 
     age pushes and an upload pulls: hence the thread and the pipe. Close it, and let `read` end, if not all is wanted.
     """
     try:
-        known = [x25519.Recipient.from_str(key) for key in keys]
+        known = [pyrage.x25519.Recipient.from_str(key) for key in keys]
     except pyrage.RecipientError:
         raise ConfigurationRefused(["APP_BACKUP_RECIPIENTS has a key that is none of age's: is one cut off?"]) from None
     readable, writable = os.pipe()
@@ -183,7 +181,7 @@ def decrypt(source: IO[bytes], key: str, stored: Tally, write: Callable[[bytes],
             raise
 
     try:
-        known = x25519.Identity.from_str(key)
+        known = pyrage.x25519.Identity.from_str(key)
     except pyrage.IdentityError:
         raise ConfigurationRefused(["APP_BACKUP_IDENTITY is no key of age's: is it cut off?"]) from None
     try:
@@ -197,8 +195,3 @@ def decrypt(source: IO[bytes], key: str, stored: Tally, write: Callable[[bytes],
 def _io(file: object) -> "BufferedIOBase":
     """pyrage asks for a method, and its types for a class."""
     return cast("BufferedIOBase", file)
-
-
-def age_of(moment: datetime, now: datetime) -> float:
-    """Seconds from `moment` to `now`."""
-    return (now - moment).total_seconds()

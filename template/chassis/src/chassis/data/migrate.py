@@ -50,9 +50,9 @@ class MigrationFailed(Failure):
 def migrate(url: str, *role_urls: str) -> heads.State:
     """Migrate the database at `url`, whose user must own it, to the newest revisions of the chassis and the service.
 
-    Returns "current", or "ahead" where a newer release has migrated it, which is then left alone. Where one
-    of `role_urls` names the app role or the backup role and has a password, the role gets it. Raises MigrationFailed; what had been migrated until then stays,
-    and doing it again goes on from there.
+    Returns "current", or "ahead" where a newer release has migrated it, which is then left alone. Where one of
+    `role_urls` names the app role or the backup role and has a password, the role gets it. Raises MigrationFailed; what
+    had been migrated until then stays, and doing it again goes on from there.
     """
     try:
         with _connect(url) as connection, _alone(connection):
