@@ -6,6 +6,7 @@ operator's, APP_SMOKE_EMAILS and APP_SMOKE_PASSWORD. A service on this machine t
 tried without them: then two accounts are made, and deleted from its database.
 """
 
+import logging
 import secrets
 import time
 from collections.abc import Callable, Sequence
@@ -82,10 +83,8 @@ def main(service: "Service", settings: "Settings", url: str, revision: str | Non
     results = try_out(url, service.modules, accounts, signs_up=signs_up, revision=revision)
     for result in results:
         print(f"{'red' if result.problem else 'ok '} {result.check}{f': {result.problem}' if result.problem else ''}")
-    if signs_up and not forget(settings, accounts):
-        print(
-            f"The accounts {accounts[0].email} and {accounts[1].email} stay: MIGRATOR_DATABASE_URL is not the database"
-        )
+    if signs_up and not results[0].problem and not forget(settings, accounts):
+        print(f"{accounts[0].email} and {accounts[1].email} stay: this service has another database than I can reach")
     if red := [result for result in results if result.problem]:
         raise Failure(f"{len(red)} of {len(results)} checks are red: {', '.join(result.check for result in red)}")
     return 0
@@ -147,6 +146,7 @@ class Smoke:
         self._trials = trials
         self._http = httpx.Client(base_url=url, timeout=_TIMEOUT_SECONDS, follow_redirects=False)
         self._tokens: list[str] = []
+        logging.getLogger("httpx").setLevel(logging.WARNING)  # it has a line for each request
 
     def __enter__(self) -> Self:
         return self
