@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 from chassis.failure import Failure
 from chassis.features import FEATURES
@@ -126,6 +127,7 @@ def audit_verify(_: argparse.Namespace) -> int:
 def backup(_: argparse.Namespace) -> int:
     """Back the database up, encrypted, to where APP_BACKUP_URL says."""
     settings = _for_backups(source=True)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # end as with Ctrl-C, and leave nothing half-made
     from chassis.backup.dump import backup as back_up
 
     back_up(settings)
@@ -204,16 +206,30 @@ def _parser() -> argparse.ArgumentParser:
     add(commands, "backup", backup)
     bringing_back = add(commands, "restore", restore)
     bringing_back.add_argument("name", metavar="NAME", nargs="?", help="the backup; the latest one unless given")
-    bringing_back.add_argument("--to", metavar="DSN", required=True, help="the URL of an empty database")
+    bringing_back.add_argument("--to", metavar="DSN", required=True, type=_dsn, help="the URL of an empty database")
     proving = add(commands, "drill", drill)
-    proving.add_argument("--to", metavar="DSN", help="a server on which to make a database for it, and drop it again")
+    proving.add_argument(
+        "--to", metavar="DSN", type=_dsn, help="a server on which to make a database for it, and drop it again"
+    )
     proving.add_argument("--report", metavar="FILE", help="where to write the HTML report; beside the backups anyway")
     trying = add(commands, "smoke", smoke)
-    trying.add_argument("url", metavar="URL", help="such as https://api.example.com")
+    trying.add_argument("url", metavar="URL", type=_address, help="such as https://api.example.com")
     trying.add_argument("--revision", metavar="SHA", help="the commit that must be running there")
     add(commands, "dev", dev)
     add(commands, "stop", stop)
     return parser
+
+
+def _dsn(text: str) -> str:
+    if not text.startswith(("postgresql://", "postgres://")):
+        raise argparse.ArgumentTypeError("must be a URL that begins with postgresql://")
+    return text
+
+
+def _address(text: str) -> str:
+    if not (text.startswith(("http://", "https://")) and urlsplit(text).hostname):
+        raise argparse.ArgumentTypeError("must be a URL that begins with http:// or https://")
+    return text
 
 
 def _service() -> "tuple[Service, Settings]":

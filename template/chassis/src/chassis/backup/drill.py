@@ -11,7 +11,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Generator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from html import escape
@@ -38,8 +38,11 @@ if TYPE_CHECKING:
 
 _READY_SECONDS = 60.0
 _STOP_SECONDS = 10.0
-# The restored data are real: nothing that a drill does may reach a person or another system.
-_NOT_FOR_A_DRILL = ("APP_SMTP_URL", "APP_VALKEY_URL", "APP_REVISION", "DATABASE_URL", "MIGRATOR_DATABASE_URL")
+# The restored rows are real: nothing that is done with them here may reach a person or another system.
+_NOT_FOR_A_DRILL = (
+    *("APP_ALLOWED_HOSTS", "APP_BACKUP_", "APP_HOST", "APP_SMOKE_", "APP_SMTP_", "APP_VALKEY_"),
+    *("BACKUP_DATABASE_URL", "DATABASE_URL", "MIGRATOR_DATABASE_URL"),
+)
 
 
 @dataclass
@@ -90,11 +93,11 @@ def drill(settings: "Settings", server: str | None = None, report: str | None = 
         with ExitStack() as stack:
             _rehearse(settings, store, record, server, stack)
             record.rto_seconds = time.monotonic() - started
-    finally:
-        page = render(record)
-        if report:
-            Path(report).write_text(page)
-        store.put_text("drill.html", page)
+    except Exception:
+        with suppress(Failure):  # what the drill failed of is the reason, and it may be the store
+            _keep(record, store, report)
+        raise
+    _keep(record, store, report)
     assert record.manifest is not None
     store.publish(
         settings.backup_metrics,
@@ -116,6 +119,16 @@ def drill(settings: "Settings", server: str | None = None, report: str | None = 
     return 0
 
 
+def _keep(record: Record, store: Store, report: str | None) -> None:
+    page = render(record)
+    if report:
+        try:
+            Path(report).write_text(page)
+        except OSError as error:
+            raise Failure(f"cannot write the report to {report}: {error.strerror}") from None
+    store.put_text("drill.html", page)
+
+
 def _rehearse(settings: "Settings", store: Store, record: Record, server: str | None, stack: ExitStack) -> None:
     with record.step("Find the backup") as found:
         key = streams.identity(settings)
@@ -123,7 +136,7 @@ def _rehearse(settings: "Settings", store: Store, record: Record, server: str | 
         found += [f"{manifest.name}, taken {manifest.taken_at:%Y-%m-%d %H:%M:%S} UTC"]
     with record.step("Check what is stored") as found:
         restore.verify(store, manifest, key)
-        found += [f"{megabytes(manifest.stored_bytes)} with the SHA-256 that was written", "the key opens it"]
+        found += [f"{megabytes(manifest.stored_bytes)}, with the SHA-256 that was written", "the key opens it"]
     with record.step("Make a place for it") as found:
         url = stack.enter_context(_new_database(server or stack.enter_context(_scratch_server())))
         with connected(url, autocommit=True) as connection:
@@ -141,7 +154,9 @@ def _rehearse(settings: "Settings", store: Store, record: Record, server: str | 
         service = stack.enter_context(_service(url))
         found += [f"ready at {service}"]
     with record.step("Use it") as found:
-        results = smoke.try_out(service, load_app().modules, smoke.new_accounts(), signs_up=True, revision=None)
+        results = smoke.try_out(
+            service, load_app().modules, smoke.new_accounts(), signs_up=True, revision=settings.revision
+        )
         found += [result.check for result in results if not result.problem]
         red = [f"{result.check}: {result.problem}" for result in results if result.problem]
         if red:
@@ -206,13 +221,10 @@ def _service(url: str) -> Generator[str]:
 
         migrate(url)
     port, metrics_port = free_port(), free_port()
-    environment = {
-        name: value for name, value in os.environ.items() if name.removesuffix("_FILE") not in _NOT_FOR_A_DRILL
-    }
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(_NOT_FOR_A_DRILL)}
     with _app_login(url) as app_url, tempfile.TemporaryFile() as log:
         environment |= {
             "APP_ENVIRONMENT": "test",
-            "APP_ALLOWED_HOSTS": "127.0.0.1",
             "DATABASE_URL": app_url,
             "PORT": str(port),
             "METRICS_PORT": str(metrics_port),
@@ -225,9 +237,8 @@ def _service(url: str) -> Generator[str]:
                 if process.poll() is not None or time.monotonic() > deadline:
                     log.seek(0)
                     lines = log.read().decode(errors="replace").strip().splitlines()
-                    raise Failure(
-                        f"the service did not become ready on the restored database: {(lines or ['?'])[-1][:300]}"
-                    )
+                    said = (lines or ["nothing"])[-1][:300]
+                    raise Failure(f"the service did not become ready on the restored database, and said: {said}")
                 time.sleep(0.05)
             yield f"http://127.0.0.1:{port}"
         finally:
@@ -241,10 +252,10 @@ def _service(url: str) -> Generator[str]:
 
 def _duration(seconds: float) -> str:
     """A time as people say it."""
-    for unit, length in (("days", 86_400), ("hours", 3_600), ("minutes", 60)):
+    for unit, length in (("days", 86_400), ("h", 3_600), ("min", 60)):
         if seconds >= 2 * length:
             return f"{seconds / length:.1f} {unit}"
-    return f"{seconds:.1f} seconds"
+    return f"{seconds:.1f} s"
 
 
 _STYLE = """
@@ -260,7 +271,7 @@ h2 { font-size: 1rem; margin: 0; display: flex; justify-content: space-between; 
 p, ul { margin: 0 } ul { padding-left: 1.15rem; font-size: .93rem }
 .soft, h2 span { color: var(--soft); font-weight: 400; font-size: .9rem }
 .good { color: var(--good) } .bad { color: var(--bad) }
-.figures { display: grid; grid-template-columns: repeat(auto-fit, minmax(10rem, 1fr)); gap: .75rem; margin: 2rem 0 }
+.figures { display: grid; grid-template-columns: repeat(auto-fit, minmax(8rem, 1fr)); gap: .75rem; margin: 2rem 0 }
 .figures div, section { background: var(--card); border: 1px solid var(--line); border-radius: .6rem }
 .figures div { padding: .85rem 1.1rem } .figures b { display: block; font-size: 1.3rem; font-weight: 600 }
 section { padding: .85rem 1.1rem; margin-top: .6rem }
@@ -274,11 +285,12 @@ def render(record: Record) -> str:
     failed = any(step.problem for step in record.steps)
     verdict = '<span class="bad">does not restore</span>' if failed else '<span class="good">restores</span>'
     figures = {"Recovery time (RTO)": "not reached" if failed else _duration(record.rto_seconds)}
-    name = "The latest backup"
+    name = "The backup"
     if manifest := record.manifest:
-        name = manifest.name
+        name = f"The backup of {manifest.taken_at:%d %B, %H:%M}"
         figures["Recovery point (RPO)"] = _duration(record.rpo_seconds)
-        figures["Rows"] = f"{manifest.rows:,} of {manifest.tenants:,} tenants"
+        figures["Rows"] = f"{manifest.rows:,}"
+        figures["Tenants"] = f"{manifest.tenants:,}"
         figures["Stored"] = megabytes(manifest.stored_bytes)
     total = max(sum(step.seconds for step in record.steps), 0.001)
     return f"""<!doctype html>

@@ -10,7 +10,7 @@ import subprocess
 import tempfile
 import threading
 from collections.abc import Generator, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib.util import find_spec
 from os import environ
 from time import monotonic
@@ -196,8 +196,9 @@ class Program:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
         self.kill()
-        for file in (self.stdout, self._errors):
-            file.close()
+        for file in (self._stdin, self.stdout, self._errors):
+            with suppress(OSError):  # what it did not read stays unread
+                file.close()
 
     def kill(self) -> None:
         """End it, unless it has ended."""

@@ -82,7 +82,7 @@ def verify(store: Store, manifest: Manifest, key: str) -> None:
             decrypt(source, key, stored, plain.add)
         except Undecryptable:
             refused = True
-        while data := bytes(source.read(_PIECE_BYTES)):
+        while data := source.read(_PIECE_BYTES):
             stored.add(data)
     if stored.bytes != manifest.stored_bytes:
         raise Failure(
@@ -142,13 +142,17 @@ def check(manifest: Manifest, url: str) -> tuple[list[str], list[str]]:
         raise Failure(f"the restored database is not what was backed up, do not use it: {shown}{more}")
     forced = sum(table.forced for table in tables.values())
     checked = [
-        f"{manifest.rows:,} rows in {len(tables)} tables: as many in each, and of each of {manifest.tenants:,} tenants",
-        f"row-level security forced on all {forced} tables that had it, with each of their policies",
+        f"{manifest.rows:,} rows of {_several(manifest.tenants, 'tenant')}, as many of each in each of the tables",
+        f"row-level security forced on the {_several(forced, 'table')} that had it, with each of their policies",
         "the roles and what they may do: the app role is bound by the policies, the backup role only reads",
         f"migrations at {', '.join(heads)}",
     ]
     tell("restore checked", f"Checked {checked[0]}; {'; '.join(checked[1:])}.", rows=manifest.rows, tables=len(tables))
     return checked, [problem for problem in found if problem in manifest.problems]
+
+
+def _several(count: int, what: str) -> str:
+    return f"{count:,} {what}{'' if count == 1 else 's'}"
 
 
 def _differences(name: str, then: Table, now: Table | None) -> list[str]:

@@ -8,8 +8,9 @@ import secrets
 from collections.abc import Generator, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
+from os import environ
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Literal, cast
+from typing import TYPE_CHECKING, Literal
 
 import obstore
 from obstore.exceptions import BaseError
@@ -26,12 +27,17 @@ if TYPE_CHECKING:
 
     from chassis.settings import Settings
 
-_CLIENT: "ClientConfig" = {"connect_timeout": timedelta(seconds=5), "timeout": timedelta(minutes=5)}
+# The first one would hold for a whole download, however long: what counts is that something comes.
+_CLIENT: "ClientConfig" = {
+    "timeout": timedelta(days=1),
+    "connect_timeout": timedelta(seconds=5),
+    "read_timeout": timedelta(minutes=5),
+}
 _RETRY: "RetryConfig" = {"max_retries": 4, "retry_timeout": timedelta(minutes=2)}
-_PART_BYTES = 16 * 1024 * 1024
+_PART_BYTES = 8 * 1024 * 1024
 _MOST_PARTS = 9_000  # S3 takes 10,000
-_PARTS_AT_ONCE = 3
-_READ_BYTES = 8 * 1024 * 1024
+_PARTS_AT_ONCE = 2
+_READ_BYTES = 1024 * 1024
 _UNFINISHED = timedelta(days=2)
 """A dump without a manifest that is older than this is no longer being written."""
 
@@ -91,6 +97,21 @@ class Manifest(BaseModel):
         return len({tenant for table in self.tables.values() for tenant in table.tenants or {}})
 
 
+class Body:
+    """An object as it arrives."""
+
+    def __init__(self, pieces: Iterator[bytes]) -> None:
+        self._pieces = pieces
+        self._rest = memoryview(b"")
+
+    def read(self, size: int) -> bytes:
+        """Up to `size` bytes; none at the end."""
+        if not self._rest:
+            self._rest = memoryview(next(self._pieces, b""))
+        data, self._rest = self._rest[:size], self._rest[size:]
+        return bytes(data)
+
+
 def new_name(taken_at: datetime) -> str:
     """A name that sorts by time and that no other backup has."""
     return f"{taken_at.astimezone(UTC):%Y%m%dT%H%M%SZ}-{secrets.token_hex(3)}"
@@ -105,7 +126,9 @@ class Store:
             if url.startswith("file://"):
                 self._objects: ObjectStore = LocalStore(Path(url.removeprefix("file://")), mkdir=True)
             else:
-                self._objects = from_url(self.url, client_options=_CLIENT, retry_config=_RETRY)
+                plain = environ.get("AWS_ALLOW_HTTP", "").lower() == "true"  # obstore's, which our options would undo
+                options: ClientConfig = {**_CLIENT, "allow_http": plain}
+                self._objects = from_url(self.url, client_options=options, retry_config=_RETRY)
 
     @classmethod
     def of(cls, settings: "Settings") -> "Store":
@@ -149,14 +172,14 @@ class Store:
             )
 
     @contextmanager
-    def open_dump(self, name: str) -> Generator[IO[bytes]]:
+    def open_dump(self, name: str) -> Generator["Body"]:
         """The stored dump, to be read from its start to its end, in memory that does not grow."""
         with self._explained():
             try:
-                reader = obstore.open_reader(self._objects, f"{name}.dump.age", buffer_size=_READ_BYTES)
+                found = obstore.get(self._objects, f"{name}.dump.age")
             except FileNotFoundError:
                 raise Failure(f"the dump of {name} is not in {self.url}, and its manifest is") from None
-            yield cast("IO[bytes]", reader)
+            yield Body(map(bytes, found.stream(min_chunk_size=_READ_BYTES)))
 
     def put_text(self, path: str, text: str) -> None:
         """Store a small object, in the place of the one that was there."""

@@ -11,7 +11,7 @@ from collections.abc import Callable, Generator
 from functools import partial
 from pathlib import Path
 from time import monotonic
-from typing import IO, TYPE_CHECKING, LiteralString, cast
+from typing import TYPE_CHECKING, LiteralString, cast
 
 import pyrage
 
@@ -24,6 +24,7 @@ from chassis.settings import ConfigurationRefused
 if TYPE_CHECKING:
     from io import BufferedIOBase
 
+    from chassis.backup.store import Body
     from chassis.settings import Settings
 
 _PIECE_BYTES = 1024 * 1024
@@ -163,11 +164,11 @@ class Undecryptable(Failure):
     """This key does not open that, or it is not what age wrote."""
 
 
-def decrypt(source: IO[bytes], key: str, stored: Tally, write: Callable[[bytes], object]) -> None:
+def decrypt(source: "Body", key: str, stored: Tally, write: Callable[[bytes], object]) -> None:
     """Give `write` what `source` is, decrypted, while `stored` counts what is read. Raises Undecryptable."""
 
     def read(size: int) -> bytes:
-        data = bytes(source.read(size))
+        data = source.read(size)
         stored.add(data)
         return data
 
