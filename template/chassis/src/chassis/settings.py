@@ -6,12 +6,12 @@ What is wrong is found all at once: see `load`.
 """
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
 from annotated_types import MinLen
-from pydantic import BeforeValidator, Field, SecretStr, ValidationInfo, field_validator
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
 from chassis.features import FEATURES
@@ -22,12 +22,14 @@ from chassis.settings_rules import (
     check_backup_url,
     check_bind_address,
     check_database_url,
+    check_folder,
     check_hosts,
     check_mail_address,
     check_networks,
     check_origin,
     check_origins,
     check_smtp_url,
+    check_two_addresses,
     check_valkey_url,
     database_user,
     refusal,
@@ -52,6 +54,17 @@ def _split(value: object) -> object:
 
 CommaList = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)]
 """Values with commas between them."""
+
+
+def _checked(check: Callable[[Any], None]) -> AfterValidator:
+    """Check a value unless it is empty."""
+
+    def checked(value: object) -> object:
+        if value:
+            check(value)
+        return value
+
+    return AfterValidator(checked)
 
 
 def _is_deployed(data: Mapping[str, Any]) -> bool:
@@ -110,19 +123,19 @@ class Settings(BaseSettings):
     if "valkey" in FEATURES:
         valkey_url: SecretStr | None = None
         """Where limits are counted for all replicas together. None, which is refused when deployed: each by itself."""
-    backup_url: str = ""
+    backup_url: Annotated[str, _checked(check_backup_url)] = ""
     """Where backups are kept: s3://bucket/prefix, gs://, az:// or file:///folder. In development .dev/backups."""
-    backup_recipients: CommaList = ()
+    backup_recipients: Annotated[CommaList, _checked(check_age_recipients)] = ()
     """The public age keys that backups are encrypted for."""
-    backup_identity: SecretStr | None = None
+    backup_identity: Annotated[SecretStr | None, _checked(check_age_identity)] = None
     """The private age key that opens them. Only `chassis restore` and `chassis drill` use it."""
     backup_keep: int = Field(default=7, ge=1, le=10_000)
     """The newest backups, which stay however old they are."""
     backup_keep_days: int = Field(default=35, ge=0, le=10_000)
     """After how many days others are removed; 0: never."""
-    backup_metrics: str = ""
+    backup_metrics: Annotated[str, _checked(check_folder)] = ""
     """The folder of node_exporter's textfile collector, where backups and drills leave their metrics."""
-    smoke_emails: CommaList = ()
+    smoke_emails: Annotated[CommaList, _checked(check_two_addresses)] = ()
     """The addresses of two accounts, of a tenant each, that `chassis smoke` signs in with."""
     smoke_password: SecretStr | None = None
     """Of both of them."""
@@ -182,61 +195,20 @@ class Settings(BaseSettings):
             raise refusal("is required in staging and production")
         return value
 
-    @field_validator("migrator_database_url")
+    @field_validator("migrator_database_url", "backup_database_url")
     @classmethod
-    def _migrator_database_url(cls, value: SecretStr | None, info: ValidationInfo) -> SecretStr | None:
+    def _other_database_url(cls, value: SecretStr | None, info: ValidationInfo) -> SecretStr | None:
         if value is None:
             return None
         check_database_url(value.get_secret_value(), deployed=_is_deployed(info.data), app_role=False)
         app: SecretStr | None = info.data.get("database_url")
         if app and database_user(app.get_secret_value()) == database_user(value.get_secret_value()):
-            raise refusal("must have another user than DATABASE_URL: the app role may not change the schema")
-        return value
-
-    @field_validator("backup_database_url")
-    @classmethod
-    def _backup_database_url(cls, value: SecretStr | None, info: ValidationInfo) -> SecretStr | None:
-        if value is not None:
-            check_database_url(value.get_secret_value(), deployed=_is_deployed(info.data), app_role=False)
-            app: SecretStr | None = info.data.get("database_url")
-            if app and database_user(app.get_secret_value()) == database_user(value.get_secret_value()):
-                raise refusal("must have another user than DATABASE_URL: the app role sees one tenant at a time")
-        return value
-
-    @field_validator("backup_url")
-    @classmethod
-    def _backup_url(cls, value: str) -> str:
-        if value:
-            check_backup_url(value)
-        return value
-
-    @field_validator("backup_recipients")
-    @classmethod
-    def _backup_recipients(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        check_age_recipients(value)
-        return value
-
-    @field_validator("backup_identity")
-    @classmethod
-    def _backup_identity(cls, value: SecretStr | None) -> SecretStr | None:
-        if value is not None:
-            check_age_identity(value.get_secret_value())
-        return value
-
-    @field_validator("backup_metrics")
-    @classmethod
-    def _backup_metrics(cls, value: str) -> str:
-        if value and not Path(value).is_absolute():
-            raise refusal("must be a folder, from the root on, such as /var/lib/node_exporter")
-        return value
-
-    @field_validator("smoke_emails")
-    @classmethod
-    def _smoke_emails(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        if value and (len(value) != 2 or value[0].lower() == value[1].lower()):
-            raise refusal("must be two addresses with a comma between them: of two accounts that share no tenant")
-        for address in value:
-            check_mail_address(address)
+            why = (
+                "may not change the schema"
+                if info.field_name == "migrator_database_url"
+                else "sees one tenant at a time"
+            )
+            raise refusal(f"must have another user than DATABASE_URL: the app role {why}")
         return value
 
     @field_validator("secret_key")

@@ -6,6 +6,7 @@ from itertools import pairwise
 from typing import Final
 from urllib.parse import parse_qs, unquote, urlsplit
 
+from pydantic import SecretStr
 from pydantic_core import PydanticCustomError
 
 MIN_SECRET: Final = 16
@@ -217,10 +218,24 @@ def check_age_recipients(keys: tuple[str, ...]) -> None:
             raise refusal(f"must be public keys of age's, which begin with age1: entry {number} is not one")
 
 
-def check_age_identity(key: str) -> None:
+def check_age_identity(key: SecretStr) -> None:
     """Refuse what is not a private key of age's (X25519)."""
-    if not _AGE_IDENTITY.fullmatch(key):
+    if not _AGE_IDENTITY.fullmatch(key.get_secret_value()):
         raise refusal("must be a private key of age's, one line that begins with AGE-SECRET-KEY-1")
+
+
+def check_folder(path: str) -> None:
+    """Refuse a path that depends on where the process was started."""
+    if not path.startswith("/"):
+        raise refusal("must be a folder from the root on, such as /var/lib/node_exporter")
+
+
+def check_two_addresses(addresses: tuple[str, ...]) -> None:
+    """Refuse what is not the e-mail addresses of two."""
+    if len({address.lower() for address in addresses}) != 2:
+        raise refusal("must be two addresses with a comma between them, of accounts that share no tenant")
+    for address in addresses:
+        check_mail_address(address)
 
 
 def check_networks(networks: tuple[str, ...]) -> None:

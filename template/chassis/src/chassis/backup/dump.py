@@ -228,9 +228,9 @@ class Program:
         if self._process.wait() == 0:
             return
         self._errors.seek(0)
-        lines = [line for line in self._errors.read().decode(errors="replace").splitlines() if "error:" in line]
-        reason = lines[0].partition("error:")[2].strip() if lines else f"exit code {self._process.returncode}"
-        raise Failure(f"{self._name} failed: {reason}")
+        lines = self._errors.read().decode(errors="replace").splitlines() or [f"exit code {self._process.returncode}"]
+        reason = next((line for line in lines if "error:" in line), lines[0])
+        raise Failure(f"{self._name} failed: {reason.removeprefix(f'{self._name}: ').removeprefix('error: ')}")
 
 
 class Counting(Program):
