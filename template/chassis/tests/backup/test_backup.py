@@ -23,7 +23,7 @@ from chassis.backup.drill import drill
 from chassis.backup.dump import backup, program
 from chassis.backup.restore import restore
 from chassis.backup.store import Manifest, Store, new_name
-from chassis.data import roles
+from chassis.data import migrate, roles
 from chassis.dev.postgres import Postgres, binaries
 from chassis.dev.processes import free_port, is_busy
 from chassis.failure import Failure
@@ -568,3 +568,17 @@ def test_a_service_that_does_not_work_on_what_was_restored_fails_the_drill(
     assert "the smoke test is red on the restored service: sign in: POST /v1/auth/signin: 500" in said
     assert leftovers(cluster) == []
     assert "does not restore" in (folder / "drill.html").read_text()
+
+
+def test_migrating_gives_the_backup_role_its_password(cluster: Postgres) -> None:
+    with new_database(cluster) as database:
+        url = database.backup.replace(cluster.password, "another password")
+        migrate.migrate(database.superuser, url)
+        with psycopg.connect(url) as connection:
+            assert connection.execute("select rolbypassrls from pg_roles where rolname = user").fetchone() == (True,)
+
+
+def test_serving_imports_nothing_of_this() -> None:
+    code = "import sys, chassis.cli, chassis.server; from chassis.app import load_app; load_app(); print(*sys.modules)"
+    run = subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, check=True)
+    assert {"chassis.backup", "chassis.smoke", "httpx", "obstore", "pyrage"} & set(run.stdout.split()) == set()

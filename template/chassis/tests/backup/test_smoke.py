@@ -123,9 +123,9 @@ def test_a_service_that_is_not_there_is_red(red: Callable[..., dict[str, str]]) 
 def test_authentication_that_is_off_is_red(serve: Serve, red: Callable[..., dict[str, str]], tmp_path: Path) -> None:
     code = """
 from uuid import UUID
-from chassis.identity import principal
-somebody = principal.Principal(UUID(int=1), UUID(int=1), "owner", frozenset())
-principal.check = lambda found, permission: found or somebody
+from chassis.http import exchange
+somebody = exchange.Principal(UUID(int=1), UUID(int=1), "owner", frozenset())
+exchange.check = lambda found, permission: found or somebody
 """
     server = serve(**sabotage(tmp_path, code))
     assert any(check.startswith("authentication") for check in red(server.url))
@@ -168,7 +168,7 @@ def test_another_version_than_was_deployed_is_red(serve: Serve, red: Callable[..
 
 
 def test_headers_that_are_missing_are_red(serve: Serve, red: Callable[..., dict[str, str]], tmp_path: Path) -> None:
-    code = "from chassis.http import reply\nreply.SECURITY_HEADERS = reply.SECURITY_HEADERS[1:]\n"
+    code = "from chassis.http import edge\nedge.SECURITY_HEADERS = edge.SECURITY_HEADERS[1:]\n"
     server = serve(**sabotage(tmp_path, code))
     found = red(server.url)
     assert [check.partition(":")[0] for check in found] == ["headers"]
