@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import threading
@@ -23,7 +24,7 @@ from chassis.backup.drill import drill
 from chassis.backup.dump import backup, program
 from chassis.backup.restore import restore
 from chassis.backup.store import Manifest, Store, new_name
-from chassis.data import migrate, roles
+from chassis.data import heads, migrate, roles
 from chassis.dev.postgres import Postgres, binaries
 from chassis.dev.processes import free_port, is_busy
 from chassis.failure import Failure
@@ -558,6 +559,39 @@ def test_a_drill_restores_starts_the_service_uses_it_and_measures(
     assert not re.search(r"(src|href)=|url\(|@import", page)
 
 
+def test_a_server_without_a_superuser_will_do(make: Make, tmp_path: Path) -> None:
+    """As those are that others manage: the first user may make roles and databases, and no more."""
+    server = Postgres(tmp_path / "managed", durable=False)
+    server.start()
+    try:
+        with psycopg.connect(server.dsn("postgres")) as admin:
+            password = server.password
+            admin.execute(f"create role first login createdb createrole bypassrls password '{password}'".encode())
+        backup(make())
+        assert drill(make(), server.dsn("postgres", "first")) == 0
+        assert leftovers(server) == []
+    finally:
+        server.stop()
+
+
+def test_a_backup_of_an_older_release_is_migrated(
+    make: Make, cluster: Postgres, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backup(make())
+    versions = tmp_path / "newer" / "migrations" / "versions"
+    shutil.copytree(heads.service_revisions(), versions)
+    (versions / "newer.py").write_text(
+        "from alembic import op\nrevision = 'newer'\ndown_revision = None\nbranch_labels = None\n"
+        "depends_on = 'chassis_0001'\ndef upgrade():\n    op.execute('select 1')\n"
+    )
+    monkeypatch.chdir(versions)
+    heads.revisions.cache_clear()
+    try:
+        assert drill(make(), cluster.dsn("postgres")) == 0
+    finally:
+        heads.revisions.cache_clear()
+
+
 def test_a_service_that_does_not_work_on_what_was_restored_fails_the_drill(
     make: Make, cluster: Postgres, sql: Sql, folder: Path
 ) -> None:
@@ -572,7 +606,7 @@ def test_a_service_that_does_not_work_on_what_was_restored_fails_the_drill(
 
 def test_migrating_gives_the_backup_role_its_password(cluster: Postgres) -> None:
     with new_database(cluster) as database:
-        url = database.backup.replace(cluster.password, "another password")
+        url = database.backup.replace(cluster.password, "another-password")
         migrate.migrate(database.superuser, url)
         with psycopg.connect(url) as connection:
             assert connection.execute("select rolbypassrls from pg_roles where rolname = user").fetchone() == (True,)

@@ -24,7 +24,7 @@ from psycopg.sql import SQL, Identifier
 from chassis import smoke
 from chassis.app import load_app
 from chassis.backup import restore, streams
-from chassis.backup.dump import applied, connected
+from chassis.backup.dump import connected
 from chassis.backup.store import Manifest, Store
 from chassis.backup.streams import megabytes, tell
 from chassis.data import heads, roles
@@ -151,7 +151,7 @@ def _rehearse(settings: "Settings", store: Store, record: Record, server: str | 
         if known:
             raise Failure(f"the database was not in order when it was backed up: {'; '.join(known[:3])}")
     with record.step("Start the service") as found:
-        service = stack.enter_context(_service(url))
+        service = stack.enter_context(_service(url, heads.state(manifest.heads)))
         found += [f"ready at {service}"]
     with record.step("Use it") as found:
         results = smoke.try_out(
@@ -212,11 +212,9 @@ def _app_login(url: str) -> Generator[str]:
 
 
 @contextmanager
-def _service(url: str) -> Generator[str]:
+def _service(url: str, state: heads.State) -> Generator[str]:
     """The service on the restored database, migrated to this release and ready, for the length of the block."""
-    with connected(url) as connection:
-        is_behind = heads.state(applied(connection)) == "behind"
-    if is_behind:
+    if state == "behind":
         from chassis.data.migrate import migrate
 
         migrate(url)
