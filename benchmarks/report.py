@@ -4,7 +4,7 @@ import os
 import platform
 import re
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -92,6 +92,15 @@ def budget_table(rows: Sequence[tuple[str, ...]]) -> str:
 
 def details_table(rows: Sequence[tuple[str, ...]]) -> str:
     return _markdown(("application", "requests a second, median", "best", "server CPU µs a request"), rows)
+
+
+def checks_table(checks: Mapping[str, Sequence[float]]) -> str:
+    """What parts of a request cost by themselves, in µs of processor time."""
+    rows = [
+        (what, f"{median(costs):.1f}", f"{min(costs):.1f} to {max(costs):.1f}" if len(costs) > 1 else "")
+        for what, costs in checks.items()
+    ]
+    return _markdown(("one check of", "CPU µs, median", "spread"), rows)
 
 
 def _markdown(head: Sequence[str], rows: Sequence[tuple[str, ...]]) -> str:

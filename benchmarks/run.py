@@ -59,6 +59,8 @@ def measure(folder: Path, stack: ExitStack, rounds: int, seconds: int) -> str:
     machine = report.machine(service.python, database.version)
     hello = measure_hello(service, database, rounds, seconds)
     page, insert, memory = measure_orders(service, database, rounds, seconds)
+    progress("single checks")
+    checks = service.checks(database, rounds)
     progress("starting it")
     starts = [measure_start(service, database) for _ in range(rounds)]
     stack.close()
@@ -81,7 +83,8 @@ def measure(folder: Path, stack: ExitStack, rounds: int, seconds: int) -> str:
     ]
     applications = [line for comparison in (hello, page, insert) for line in report.details(comparison)]
     method = f"Medians of {rounds} rounds of {seconds} s that took turns; server CPU: least · median of the rounds."
-    return "\n\n".join((report.budget_table(rows), report.details_table(applications), method, machine))
+    tables = (report.budget_table(rows), report.details_table(applications), report.checks_table(checks))
+    return "\n\n".join((*tables, method, machine))
 
 
 def measure_copier(templates: rendering.Templates, rounds: int) -> tuple[list[float], list[float], Path]:

@@ -99,7 +99,15 @@ class Service:
         But for the environment: production would not take a database without TLS, nor do without a mail server.
         """
         port, metrics_port = free_ports(2)
-        variables = {
+        variables = self._variables(database) | {"PORT": str(port), "METRICS_PORT": str(metrics_port)}
+        if modules:
+            variables["PYTHONPATH"] = str(modules)
+        url = f"http://127.0.0.1:{port}"
+        command = [self.python.with_name("chassis"), "serve"]
+        return self._server(command, variables, f"{url}/readyz"), url
+
+    def _variables(self, database: Database) -> dict[str, str]:
+        return {
             "APP_ENVIRONMENT": "test",
             "APP_LOG_FORMAT": "json",
             "APP_LOG_LEVEL": "info",
@@ -111,27 +119,25 @@ class Service:
             "APP_LIMIT_PER_ACCOUNT": "1000000",
             "APP_LIMIT_PER_TENANT": "1000000",
             "DATABASE_URL": database.app,
-            "PORT": str(port),
-            "METRICS_PORT": str(metrics_port),
         }
-        if modules:
-            variables["PYTHONPATH"] = str(modules)
-        url = f"http://127.0.0.1:{port}"
-        command = [self.python.with_name("chassis"), "serve"]
-        return self._server(command, variables, f"{url}/readyz"), url
+
+    def checks(self, database: Database, rounds: int) -> dict[str, list[float]]:
+        """What single checks cost a process, in µs of processor time, one figure a round."""
+        printed = self._print("checks.py", str(rounds), **self._variables(database))
+        return json.loads(printed)
+
+    def _print(self, program: str, *arguments: str, **variables: str) -> str:
+        """What one of `apps` prints, run by the service's own Python."""
+        command = [self.python, APPS / program, *arguments]
+        done = subprocess.run(
+            command, cwd=self.folder, env=environment() | variables, stdout=subprocess.PIPE, text=True, check=True
+        )
+        return done.stdout.strip()
 
     def principal(self, database: Database) -> dict[str, str]:
         """What the owner of the first tenant sends to a service that runs, for ten minutes."""
-        command = [self.python, APPS / "access_token.py", database.superuser, ORIGIN, TENANTS[0]]
-        done = subprocess.run(
-            command,
-            cwd=self.folder,
-            env=environment() | {"APP_SECRET_KEY": self._secret},
-            stdout=subprocess.PIPE,
-            text=True,
-            check=True,
-        )
-        return {"Authorization": f"Bearer {done.stdout.strip()}"}
+        arguments = (database.superuser, ORIGIN, TENANTS[0])
+        return {"Authorization": f"Bearer {self._print('access_token.py', *arguments, APP_SECRET_KEY=self._secret)}"}
 
     def bare(self, name: str, database: Database, path: str) -> tuple[Server, str]:
         """One of the bare applications under uvicorn, set as the chassis sets it, and the URL of its route."""

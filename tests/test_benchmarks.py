@@ -25,6 +25,8 @@ def test_every_budget_gets_its_row():
         [cell.strip() for cell in line.split("|")[1:-1]] for line in done.stdout.splitlines() if line.count("|") == 9
     ]
     assert [row[0] for row in rows[2:]] == WHAT
+    for check in ("an access token, cached", "the three limits of a request, and their headers"):
+        assert re.search(rf"^\| {check} +\| +[\d.]+ ", done.stdout, re.MULTILINE)
     assert len(WHAT) == 10
     for _, measured, _, bar, aim, verdict, *_ in rows[2:]:
         assert re.match(r"[\d.]+", measured)

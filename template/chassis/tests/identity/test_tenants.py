@@ -5,7 +5,10 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import httpx
+import psycopg
 import pytest
+
+from chassis.testing import TestDatabase
 
 from .conftest import PASSWORD, Mailbox, Person, person_of
 
@@ -73,7 +76,7 @@ async def test_the_last_owner_stays(owner: Person, member: Member):
         assert (answer.status_code, answer.json()["code"]) == (409, "last_owner")
     second = await member("owner")
     assert (await owner.call("POST", "/tenants/leave")).status_code == 204
-    assert (await owner.call("GET", "/orders")).status_code == 401
+    assert (await owner.call("GET", "/tenants/members")).status_code == 401
     assert (await second.call("POST", "/tenants/leave")).json()["code"] == "last_owner"
 
 
@@ -85,6 +88,18 @@ async def test_two_owners_cannot_remove_each_other_at_once(owner: Person, member
     assert 204 in [answer.status_code for answer in answers]
     owners = sql("select count(*) from chassis.memberships where tenant_id = %s and role = 'owner'", owner.tenant_id)
     assert owners == [(1,)]
+
+
+async def test_an_owner_cannot_leave_while_the_other_one_is_being_unmade(
+    owner: Person, member: Member, database: TestDatabase
+):
+    second = await member("owner")
+    with psycopg.connect(database.superuser) as connection:
+        connection.execute("update chassis.memberships set role = 'member' where account_id = %s", [second.id])
+        leaving = asyncio.create_task(owner.call("POST", "/tenants/leave"))
+        done, _ = await asyncio.wait({leaving}, timeout=0.5)
+        assert not done, "it waits for what is under way"
+    assert (await leaving).json()["code"] == "last_owner"
 
 
 async def test_an_admin_neither_makes_nor_unmakes_owners(owner: Person, member: Member):
@@ -104,7 +119,7 @@ async def test_a_new_role_ends_the_sessions_that_say_the_old_one(owner: Person, 
     person = await member("admin")
     changed = await owner.call("PATCH", f"/tenants/members/{person.id}", json={"role": "viewer"})
     assert changed.json()["role"] == "viewer"
-    assert (await person.call("GET", "/orders")).status_code == 401
+    assert (await person.call("GET", "/tenants/members")).status_code == 401
     refreshed = await person.client.post("/v1/auth/refresh", json={"refresh_token": person.tokens["refresh_token"]})
     assert refreshed.status_code == 401
 
@@ -123,7 +138,7 @@ async def test_whoever_is_removed_from_everywhere_gets_a_tenant_of_their_own_aga
     again = await client.post("/v1/auth/signin", json={"email": owner.email, "password": PASSWORD})
     person = person_of(client, owner.email, again.json())
     assert person.tenant_id != owner.tenant_id
-    assert (await person.call("GET", "/orders")).status_code == 200
+    assert (await person.call("GET", "/tenants/members")).status_code == 200
 
 
 async def test_an_invitation_is_accepted_once_by_whom_it_was_sent_to(
@@ -146,8 +161,8 @@ async def test_an_invitation_is_accepted_once_by_whom_it_was_sent_to(
     assert (await owner.call("GET", "/tenants/invitations")).json()["items"] == []
 
     there = await switch(bob, owner)
-    assert (await there.call("GET", "/orders")).status_code == 200
-    assert (await there.call("POST", "/orders", json={})).status_code == 403
+    assert (await there.call("GET", "/tenants/members")).status_code == 200
+    assert (await there.call("POST", "/tenants/invitations", json={})).status_code == 403
 
 
 async def test_an_invitation_does_not_change_a_member(owner: Person, member: Member, mailbox: Mailbox, sql: Sql):
@@ -179,10 +194,20 @@ async def test_a_link_of_another_kind_is_no_invitation(join: Join, mailbox: Mail
     assert answer.status_code == 400
 
 
+async def have_everything(person: Person) -> None:
+    """An API key and an invitation, beside what everybody has."""
+    for path, body in (
+        ("/api-keys", {"name": "ci", "scopes": ["members:read"]}),
+        ("/tenants/invitations", {"email": "carl@example.com"}),
+    ):
+        assert (await person.call("POST", path, json=body)).status_code == 201
+
+
 @pytest.mark.parametrize("secret", ["nothing", "an account", "a lookup"])
 async def test_raw_sql_as_the_app_role_sees_nothing_of_others(owner: Person, join: Join, app: Any, secret: str):
     from chassis.data.queries import Query
 
+    await have_everything(owner)
     stranger = await join()
     settings: dict[str, Any] = {
         "nothing": {},
@@ -206,3 +231,65 @@ async def test_raw_sql_as_the_app_role_sees_nothing_of_others(owner: Person, joi
             )
         if secret == "nothing":
             assert rows == []
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        "insert into chassis.accounts (email, email_canonical, password_hash) values ('eve', 'eve', 'x')",
+        "insert into chassis.tenants (name) values ('x')",
+        "insert into chassis.memberships (tenant_id, account_id, role) values ('{tenant}', '{me}', 'owner')",
+        (
+            "insert into chassis.sessions (account_id, tenant_id, token_hash, expires_at)"
+            " values ('{account}', '{tenant}', 'x', now())"
+        ),
+        (
+            "insert into chassis.one_time_tokens (token_hash, purpose, account_id, expires_at)"
+            " values ('x', 'reset', '{account}', now())"
+        ),
+        (
+            "insert into chassis.invitations (tenant_id, token_hash, email_canonical, role, invited_by, expires_at)"
+            " values ('{tenant}', 'x', 'eve', 'owner', '{me}', now())"
+        ),
+        (
+            "insert into chassis.api_keys (tenant_id, name, prefix, key_hash, scopes, created_by, expires_at)"
+            " values ('{tenant}', 'x', 'x', 'x', '{{}}', '{me}', now())"
+        ),
+        "delete from chassis.accounts",
+        "delete from chassis.tenants",
+        "delete from chassis.sessions",
+        "delete from chassis.one_time_tokens",
+        "delete from chassis.api_keys",
+        "update chassis.revocations set revoked_at = now()",
+        "update chassis.signing_keys set signs_from = now()",
+    ],
+)
+async def test_raw_sql_as_the_app_role_writes_nothing_for_others(
+    owner: Person, join: Join, database: TestDatabase, write: str
+):
+    stranger = await join()
+    with psycopg.connect(database.app) as app:
+        act_as(app, stranger)
+        with pytest.raises(psycopg.errors.InsufficientPrivilege):
+            app.execute(write.format(tenant=owner.tenant_id, account=owner.id, me=stranger.id).encode())
+
+
+async def test_raw_sql_as_the_app_role_changes_nothing_of_what_it_may_see(
+    owner: Person, member: Member, database: TestDatabase, sql: Sql
+):
+    """A colleague's account is to be seen, and so are one's memberships and tenants beside the one that is acted in."""
+    colleague = await member("viewer")
+    with psycopg.connect(database.app) as app:
+        act_as(app, owner)
+        assert app.execute("update chassis.accounts set password_hash = 'x'").rowcount == 1
+    (home,) = sql("select tenant_id from chassis.memberships where account_id = %s and role = 'owner'", colleague.id)
+    with psycopg.connect(database.app) as app:
+        act_as(app, Person(owner.client, "", {}, colleague.id, *home))
+        assert app.execute("select count(*) from chassis.memberships").fetchone() == (2,)
+        assert app.execute("update chassis.memberships set role = 'owner'").rowcount == 1
+        assert app.execute("update chassis.tenants set name = 'x'").rowcount == 1
+
+
+def act_as(connection: "psycopg.Connection[Any]", person: Person) -> None:
+    for name, value in (("app.tenant_id", person.tenant_id), ("app.account_id", person.id)):
+        connection.execute("select set_config(%s, %s, false)", [name, str(value)])
