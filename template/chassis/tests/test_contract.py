@@ -43,10 +43,11 @@ HOSTILE = [
 ]  # fmt: skip
 
 CONFIG = f"""
+[generation.dictionaries.string]
+dictionary = "hostile"
+probability = 0.5
 [dictionaries.hostile]
 values = {json.dumps(HOSTILE, ensure_ascii=False)}
-[generation.dictionaries]
-string = {{ dictionary = "hostile", probability = 0.5 }}
 """
 
 PERSON = """

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from chassis.http.problems import Problem
+from chassis.http.reply import Problem
 from chassis.identity import accounts, passwords
 from chassis.identity.passwords import Cost, Passwords
 

@@ -17,9 +17,8 @@ from joserfc import jwt
 from joserfc.jwk import KeySet, OKPKey
 
 from chassis.app import Service
-from chassis.identity.keys import KeyRing, SealedKey, SigningKey
 from chassis.identity.one_time import OpaqueTokens
-from chassis.identity.tokens import LIFETIME_SECONDS, access_tokens
+from chassis.identity.tokens import LIFETIME_SECONDS, KeyRing, SealedKey, SigningKey, access_tokens
 from chassis.identity.watch import Watch
 
 from .conftest import Person
