@@ -51,6 +51,13 @@ def test_the_readme_takes_one_to_the_first_request(service: Path, running: int):
     assert answers[2].splitlines()[-1] == answers[0].splitlines()[-1], "the same key, the same answer"
 
 
+@pytest.mark.usefixtures("running")
+def test_backups_are_made_and_drilled_beside_make_dev(service: Path):
+    for block in blocks(service / "docs" / "backups.md", "sh"):
+        run(service, "bash", "-euc", block)
+    assert "does not restore" not in (service / "drill.html").read_text()
+
+
 @pytest.mark.parametrize("page", ["data.md", "production.md"])
 def test_the_commands_of_a_page_run(page: str, service: Path):
     for block in blocks(service / "docs" / page, "sh"):

@@ -56,6 +56,15 @@ async def test_placing_again_with_the_same_key_gives_the_same_order(owner: Clien
     assert len((await owner.get("/v1/orders")).json()["items"]) == 1
 
 
+async def test_only_a_draft_can_be_thrown_away(owner: Client):
+    draft = (await place(owner, reference="A-1", status="draft")).json()
+    placed = (await place(owner, reference="A-2")).json()
+    for order, answer, afterwards in ((draft, 204, 404), (placed, 409, 200)):
+        assert (await owner.delete(f"/v1/orders/{order['id']}")).status_code == answer
+        assert (await owner.get(f"/v1/orders/{order['id']}")).status_code == afterwards
+    assert (await owner.delete(f"/v1/orders/{draft['id']}")).status_code == 404
+
+
 async def test_a_reference_names_one_order(owner: Client):
     answers = await asyncio.gather(*(place(owner) for _ in range(5)))
     assert sorted(answer.status_code for answer in answers) == [201, 409, 409, 409, 409]

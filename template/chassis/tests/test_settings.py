@@ -14,6 +14,8 @@ from chassis.settings_reading import MAX_SECRET_FILE_BYTES, variables
 
 KEY = "qK3vZ9xT1mB7rW5yN8pL2sD4fG6hJ0aC"
 PASSWORD = "vT4kQ9zLx2WmR7"
+AGE_KEY = f"age1{'q' * 58}"
+AGE_IDENTITY = f"AGE-SECRET-KEY-1{'Q' * 58}"
 PRODUCTION = {
     "APP_ENVIRONMENT": "production",
     "DATABASE_URL": f"postgresql://shop_app:{PASSWORD}@db.internal:5432/shop?sslmode=verify-full",
@@ -42,6 +44,22 @@ def test_production_boots_with_the_variables_that_have_no_default() -> None:
     assert (settings.docs, settings.drain_seconds) == (False, 5)
     assert settings.allowed_hosts == ("api.shop.test",)
     assert settings.secret_key.get_secret_value() == KEY
+
+
+def test_production_takes_what_backups_need() -> None:
+    more = {
+        "BACKUP_DATABASE_URL": f"postgresql://shop_backup:{PASSWORD}@db.internal/shop?sslmode=verify-full",
+        "APP_BACKUP_URL": "s3://bucket/shop",
+        "APP_BACKUP_RECIPIENTS": f"{AGE_KEY},{AGE_KEY}",
+        "APP_BACKUP_IDENTITY": AGE_IDENTITY,
+        "APP_BACKUP_METRICS": "/var/lib/node_exporter",
+        "APP_SMOKE_EMAILS": "a@shop.com,b@shop.com",
+        "APP_SMOKE_PASSWORD": PASSWORD + PASSWORD[::-1],
+    }
+    settings = load(Settings, PRODUCTION | more)
+    assert settings.backup_recipients == (AGE_KEY, AGE_KEY)
+    assert settings.backup_identity == SecretStr(AGE_IDENTITY)
+    assert (settings.backup_keep, settings.backup_keep_days) == (7, 35)
 
 
 @pytest.mark.parametrize("environment", ["development", "test"])
@@ -82,6 +100,23 @@ REFUSED = [
     ("DATABASE_URL", PRODUCTION["DATABASE_URL"].replace("shop_app", "shop_backup"), "row-level security"),
     ("MIGRATOR_DATABASE_URL", PRODUCTION["DATABASE_URL"], "another user than DATABASE_URL"),
     ("MIGRATOR_DATABASE_URL", f"postgresql://shop_deploy:{PASSWORD}@db.internal/shop", "sslmode=verify-full"),
+    ("BACKUP_DATABASE_URL", PRODUCTION["DATABASE_URL"], "another user than DATABASE_URL"),
+    ("BACKUP_DATABASE_URL", f"postgresql://shop_backup:{PASSWORD}@db.internal/shop", "sslmode=verify-full"),
+    ("APP_BACKUP_URL", "my-bucket", "must be s3://"),
+    ("APP_BACKUP_URL", "https://bucket.example.com", "must be s3://"),
+    ("APP_BACKUP_URL", "file://backups", "from the root on"),
+    ("APP_BACKUP_URL", "s3://key:secret@bucket/prefix", "must not have credentials"),
+    ("APP_BACKUP_URL", "az://container/prefix?sig=abc", "must not have credentials"),
+    ("APP_BACKUP_RECIPIENTS", f"{AGE_KEY},age1short", "entry 2 is not one"),
+    ("APP_BACKUP_RECIPIENTS", AGE_IDENTITY, "entry 1 is a private one"),
+    ("APP_BACKUP_IDENTITY", AGE_KEY, "must be a private key of age's"),
+    ("APP_BACKUP_KEEP", "0", "greater than"),
+    ("APP_BACKUP_KEEP_DAYS", "-1", "greater than"),
+    ("APP_BACKUP_METRICS", "metrics", "from the root on"),
+    ("APP_SMOKE_EMAILS", "a@shop.com", "must be two addresses"),
+    ("APP_SMOKE_EMAILS", "a@shop.com,A@shop.com", "must be two addresses"),
+    ("APP_SMOKE_EMAILS", "a@shop.com,b", "must be an e-mail address"),
+    ("APP_SMOKE_PASSWORD", "password password", "is an example"),
     ("APP_SECRET_KEY", "", "is required"),
     ("APP_SECRET_KEY", KEY[:31], "too short: 32"),
     ("APP_SECRET_KEY", "ab" * 20, "too easy to guess"),

@@ -42,7 +42,7 @@ def upgrade() -> None:
             foreign key (tenant_id, order_id) references orders (tenant_id, id) on delete cascade
         );
     """)
-    op.execute(tenant_table("orders", app="select, insert, update"))
+    op.execute(tenant_table("orders"))
     op.execute(tenant_table("order_items", app="select, insert"))
 
 

@@ -9,11 +9,11 @@ from chassis.http.paging import Page, PageRequest, Paging
 from chassis.http.preconditions import ExpectedVersion, Versioned, changed
 from chassis.http.reply import Problem, not_found
 from chassis.identity.principal import Principal, may, public
-from chassis.module import Module
+from chassis.module import Module, Trial
 from chassis.settings import Settings
 
 __all__ = [
     "Email", "ExpectedVersion", "Idempotent", "Input", "Instant", "Module", "Page", "PageRequest", "Paging",
-    "Principal", "Problem", "Settings", "Transaction", "UnitOfWork", "Versioned", "changed", "create_app",
+    "Principal", "Problem", "Settings", "Transaction", "Trial", "UnitOfWork", "Versioned", "changed", "create_app",
     "may", "not_found", "public", "query",
 ]  # fmt: skip

@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 from chassis.failure import Failure
 from chassis.features import FEATURES
@@ -138,6 +139,41 @@ def audit_verify(_: argparse.Namespace) -> int:
     return verify_audit(_with_identity()[1])
 
 
+def backup(_: argparse.Namespace) -> int:
+    """Back the database up, encrypted, to where APP_BACKUP_URL says."""
+    settings = _for_backups(source=True)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # end as with Ctrl-C, and leave nothing half-made
+    from chassis.backup.dump import backup as back_up
+
+    back_up(settings)
+    return 0
+
+
+def restore(options: argparse.Namespace) -> int:
+    """Restore a backup into an empty database, and check that it is what was backed up."""
+    settings = _for_backups()
+    from chassis.backup.restore import restore as bring_back
+
+    bring_back(settings, options.to, options.name)
+    return 0
+
+
+def drill(options: argparse.Namespace) -> int:
+    """Prove that the latest backup restores: into a scratch server, with the service on it, and measure how long."""
+    settings = _for_backups()
+    from chassis.backup.drill import drill as prove
+
+    return prove(settings, options.to, options.report)
+
+
+def smoke(options: argparse.Namespace) -> int:
+    """Try the service at URL as its users would, and leave nothing behind."""
+    service, settings = _service()
+    from chassis.smoke import main as try_out
+
+    return try_out(service, settings, options.url, options.revision)
+
+
 def dev(_: argparse.Namespace) -> int:
     """Start a PostgreSQL in .dev/, migrate, serve, and start again on every change; Ctrl-C stops all of it."""
     service, settings = _service()
@@ -184,9 +220,33 @@ def _parser() -> argparse.ArgumentParser:
     for name, run in (("disable", accounts_disable), ("enable", accounts_enable)):
         add(people, name, run).add_argument("email", metavar="EMAIL", help="the address that they sign in with")
     add(group("audit", "The record of what people did."), "verify", audit_verify)
+    add(commands, "backup", backup)
+    bringing_back = add(commands, "restore", restore)
+    bringing_back.add_argument("name", metavar="NAME", nargs="?", help="the backup; the latest one unless given")
+    bringing_back.add_argument("--to", metavar="DSN", required=True, type=_dsn, help="the URL of an empty database")
+    proving = add(commands, "drill", drill)
+    proving.add_argument(
+        "--to", metavar="DSN", type=_dsn, help="a server on which to make a database for it, and drop it again"
+    )
+    proving.add_argument("--report", metavar="FILE", help="where to write the HTML report; beside the backups anyway")
+    trying = add(commands, "smoke", smoke)
+    trying.add_argument("url", metavar="URL", type=_address, help="such as https://api.example.com")
+    trying.add_argument("--revision", metavar="SHA", help="the commit that must be running there")
     add(commands, "dev", dev)
     add(commands, "stop", stop)
     return parser
+
+
+def _dsn(text: str) -> str:
+    if not text.startswith(("postgresql://", "postgres://")):
+        raise argparse.ArgumentTypeError("must be a URL that begins with postgresql://")
+    return text
+
+
+def _address(text: str) -> str:
+    if not (text.startswith(("http://", "https://")) and urlsplit(text).hostname):
+        raise argparse.ArgumentTypeError("must be a URL that begins with http:// or https://")
+    return text
 
 
 def _service() -> "tuple[Service, Settings]":
@@ -205,6 +265,17 @@ def _with_identity() -> "tuple[Service, Settings]":
 
     logs.configure(settings, stream=sys.stderr.buffer)
     return service, settings
+
+
+def _for_backups(*, source: bool = False) -> "Settings":
+    """The settings, and the log set up; with the URL of the database that is backed up, if that is wanted."""
+    settings = _service()[1]
+    if source and settings.backup_database_url is None and settings.database_url is None and not settings.deployed:
+        settings = _with_database(settings)
+    from chassis.observe import logs
+
+    logs.configure(settings)
+    return settings
 
 
 def _with_database(settings: "Settings") -> "Settings":

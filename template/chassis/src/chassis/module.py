@@ -13,6 +13,16 @@ Listener = Callable[[Any, Any], Awaitable[None]]
 """`async def on_order_placed(db: UnitOfWork, event: OrderPlaced) -> None`"""
 
 
+@dataclass(frozen=True)
+class Trial:
+    """What `chassis smoke` may make and delete again: POST and GET `path`, GET and DELETE `path/{id}`."""
+
+    path: str
+    """Without the prefix: "/orders"."""
+    body: Callable[[str], Mapping[str, Any]]
+    """What to post, with a text in it that no other has."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Module:
     """One folder of business: `main.py` lists these, and nothing else of a module is known outside it."""
@@ -25,5 +35,7 @@ class Module:
     """Event type to what this module does about it, in the transaction of whoever emitted it."""
     sample: "Query[Any] | None" = None
     """SQL that fills this module's tables for the current tenant: $1 is how many rows. The test of plans needs it."""
+    trial: Trial | None = None
+    """What proves in production that this module works, and leaves nothing behind."""
     log_fields: Collection[str] = ()
     """Names of text fields that this module's log lines may show."""

@@ -6,26 +6,31 @@ What is wrong is found all at once: see `load`.
 """
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
 from annotated_types import MinLen
-from pydantic import BeforeValidator, Field, SecretStr, ValidationInfo, field_validator
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
 from chassis.features import FEATURES
 from chassis.settings_reading import PREFIX, ConfigurationRefused, load
 from chassis.settings_rules import (
+    check_age_identity,
+    check_age_recipients,
+    check_backup_url,
     check_bind_address,
     check_contact,
     check_database_url,
+    check_folder,
     check_hosts,
     check_mail_address,
     check_networks,
     check_origin,
     check_origins,
     check_smtp_url,
+    check_two_addresses,
     check_valkey_url,
     database_user,
     refusal,
@@ -50,6 +55,17 @@ def _split(value: object) -> object:
 
 CommaList = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)]
 """Values with commas between them."""
+
+
+def _checked(check: Callable[[Any], None]) -> AfterValidator:
+    """Check a value unless it is empty."""
+
+    def checked(value: object) -> object:
+        if value:
+            check(value)
+        return value
+
+    return AfterValidator(checked)
 
 
 def _is_deployed(data: Mapping[str, Any]) -> bool:
@@ -82,6 +98,8 @@ class Settings(BaseSettings):
     """Of the app role. None in development and test means the development database."""
     migrator_database_url: SecretStr | None = Field(default=None, validation_alias="MIGRATOR_DATABASE_URL")
     """Of a role that may change the schema. Only `chassis migrate` uses it."""
+    backup_database_url: SecretStr | None = Field(default=None, validation_alias="BACKUP_DATABASE_URL")
+    """Of the backup role, which reads everything. Only `chassis backup` uses it."""
     secret_key: SecretStr = SecretStr("")
     """Signs what clients hold for us, such as cursors, and seals the keys that sign tokens. 32 characters at least."""
     log_level: Literal["debug", "info", "warning", "error", "critical"] = "info"
@@ -108,6 +126,22 @@ class Settings(BaseSettings):
     if "valkey" in FEATURES:
         valkey_url: SecretStr | None = None
         """Where limits are counted for all replicas together. None, which is refused when deployed: each by itself."""
+    backup_url: Annotated[str, _checked(check_backup_url)] = ""
+    """Where backups are kept: s3://bucket/prefix, gs://, az:// or file:///folder. In development .dev/backups."""
+    backup_recipients: Annotated[CommaList, _checked(check_age_recipients)] = ()
+    """The public age keys that backups are encrypted for."""
+    backup_identity: Annotated[SecretStr | None, _checked(check_age_identity)] = None
+    """The private age key that opens them. Only `chassis restore` and `chassis drill` use it."""
+    backup_keep: int = Field(default=7, ge=1, le=10_000)
+    """The newest backups, which stay however old they are."""
+    backup_keep_days: int = Field(default=35, ge=0, le=10_000)
+    """After how many days others are removed; 0: never."""
+    backup_metrics: Annotated[str, _checked(check_folder)] = ""
+    """The folder of node_exporter's textfile collector, where backups and drills leave their metrics."""
+    smoke_emails: Annotated[CommaList, _checked(check_two_addresses)] = ()
+    """The addresses of two accounts, of a tenant each, that `chassis smoke` signs in with."""
+    smoke_password: SecretStr | None = None
+    """Of both of them."""
     max_body_bytes: int = Field(default=1024 * 1024, ge=1024, le=64 * 1024 * 1024)
     max_header_bytes: int = Field(default=16 * 1024, ge=1024, le=64 * 1024)
     max_json_depth: int = Field(default=32, ge=1, le=100)
@@ -164,15 +198,20 @@ class Settings(BaseSettings):
             raise refusal("is required in staging and production")
         return value
 
-    @field_validator("migrator_database_url")
+    @field_validator("migrator_database_url", "backup_database_url")
     @classmethod
-    def _migrator_database_url(cls, value: SecretStr | None, info: ValidationInfo) -> SecretStr | None:
+    def _other_database_url(cls, value: SecretStr | None, info: ValidationInfo) -> SecretStr | None:
         if value is None:
             return None
         check_database_url(value.get_secret_value(), deployed=_is_deployed(info.data), app_role=False)
         app: SecretStr | None = info.data.get("database_url")
         if app and database_user(app.get_secret_value()) == database_user(value.get_secret_value()):
-            raise refusal("must have another user than DATABASE_URL: the app role may not change the schema")
+            why = (
+                "may not change the schema"
+                if info.field_name == "migrator_database_url"
+                else "sees one tenant at a time"
+            )
+            raise refusal(f"must have another user than DATABASE_URL: the app role {why}")
         return value
 
     @field_validator("secret_key")
@@ -193,7 +232,8 @@ class Settings(BaseSettings):
     def _any_secret(cls, value: object, info: ValidationInfo) -> object:
         """Refuse weak secrets when deployed. A field with a `min_length` of its own is taken at its word."""
         name = info.field_name or ""
-        if not isinstance(value, SecretStr) or name.endswith("_url") or not _is_deployed(info.data):
+        checked_by_itself = name.endswith("_url") or name == "backup_identity"  # whose key has the word secret in it
+        if not isinstance(value, SecretStr) or checked_by_itself or not _is_deployed(info.data):
             return value
         field = cls.model_fields[name]
         minimum = [limit.min_length for limit in field.metadata if isinstance(limit, MinLen)]

@@ -6,6 +6,7 @@ from itertools import pairwise
 from typing import Final
 from urllib.parse import parse_qs, unquote, urlsplit
 
+from pydantic import SecretStr
 from pydantic_core import PydanticCustomError
 
 MIN_SECRET: Final = 16
@@ -18,6 +19,8 @@ _EXAMPLE_WORDS: Final = (
 )
 _HOST_LABEL: Final = re.compile(r"(?!-)[a-z0-9-]{1,63}(?<!-)")
 _ORIGIN: Final = re.compile(r"(https?)://(\[[0-9a-f:.]+\]|[a-z0-9.-]+)(?::([1-9][0-9]{0,4}))?")
+_AGE_RECIPIENT: Final = re.compile(r"age1[02-9ac-hj-np-z]{58}")
+_AGE_IDENTITY: Final = re.compile(r"AGE-SECRET-KEY-1[02-9AC-HJ-NP-Z]{58}")
 _DEFAULT_PORTS: Final = {"http": "80", "https": "443"}
 
 
@@ -198,6 +201,50 @@ def check_valkey_url(url: str, *, deployed: bool) -> None:
     weakness = secret_weakness(password, MIN_DATABASE_PASSWORD) if password else None
     if weakness:
         raise refusal(f"has a password that {weakness}")
+
+
+def check_backup_url(url: str) -> None:
+    """Refuse what is not a bucket, a container or a folder, and what has credentials in it."""
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        raise refusal("must be a well-formed URL, such as s3://bucket/prefix") from None
+    if parts.scheme == "file":
+        if parts.netloc or len(parts.path) < 2:
+            raise refusal("must name a folder from the root on: file:///var/backups/service")
+    elif parts.scheme not in ("s3", "gs", "az", "azure") or not parts.netloc:
+        raise refusal("must be s3://bucket/prefix, gs://bucket/prefix, az://container/prefix or file:///folder")
+    if "@" in parts.netloc or parts.query or parts.fragment:
+        raise refusal("must not have credentials or options in it: the platform's own variables hold them")
+
+
+def check_age_recipients(keys: tuple[str, ...]) -> None:
+    """Refuse what is not a public key of age's (X25519), and above all a private one."""
+    for number, key in enumerate(keys, 1):
+        if key.upper().startswith("AGE-SECRET-KEY-"):
+            raise refusal(f"must be public keys, which begin with age1: entry {number} is a private one")
+        if not _AGE_RECIPIENT.fullmatch(key):
+            raise refusal(f"must be public keys of age's, which begin with age1: entry {number} is not one")
+
+
+def check_age_identity(key: SecretStr) -> None:
+    """Refuse what is not a private key of age's (X25519)."""
+    if not _AGE_IDENTITY.fullmatch(key.get_secret_value()):
+        raise refusal("must be a private key of age's, one line that begins with AGE-SECRET-KEY-1")
+
+
+def check_folder(path: str) -> None:
+    """Refuse a path that depends on where the process was started."""
+    if not path.startswith("/"):
+        raise refusal("must be a folder from the root on, such as /var/lib/node_exporter")
+
+
+def check_two_addresses(addresses: tuple[str, ...]) -> None:
+    """Refuse what is not the e-mail addresses of two."""
+    if len({address.lower() for address in addresses}) != 2:
+        raise refusal("must be two addresses with a comma between them, of accounts that share no tenant")
+    for address in addresses:
+        check_mail_address(address)
 
 
 def check_networks(networks: tuple[str, ...]) -> None:

@@ -3,7 +3,7 @@
 Other modules import from here and nowhere deeper.
 """
 
-from chassis import Module
+from chassis import Module, Trial
 
 from . import queries
 from .api import router
@@ -19,6 +19,16 @@ module = Module(
         "orders:write": ("owner", "admin", "member"),
     },
     sample=queries.SAMPLE,
+    trial=Trial(
+        "/orders",
+        lambda name: {
+            "reference": name,
+            "customer_email": "smoke@example.com",
+            "currency": "EUR",
+            "items": [{"sku": "SMOKE", "quantity": 1, "unit_price_minor": 1}],
+            "status": "draft",
+        },
+    ),
 )
 
 __all__ = ["OrderCancelled", "OrderPlaced", "module"]

@@ -74,6 +74,12 @@ async def change_order(
     return await service.change(db, order_id, expected, body)
 
 
+@router.delete("/orders/{order_id}", status_code=204)
+async def discard_order(order_id: UUID, who: Writer, db: Transaction) -> None:
+    """Throw a draft away. What was placed stays, and can be cancelled."""
+    await service.discard(db, order_id)
+
+
 @router.post("/orders/{order_id}/cancel")
 async def cancel_order(order_id: UUID, who: Writer, db: Transaction) -> OrderWithItems:
     """Cancel an order for good. Cancelling it again changes nothing."""

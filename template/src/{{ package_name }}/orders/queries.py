@@ -112,6 +112,8 @@ CHANGE = query(
     """,
 )
 
+DISCARD = query("orders.discard", UUID, "delete from orders where tenant_id = $1 and id = $2")
+
 SAMPLE = query(
     "orders.sample",
     str,

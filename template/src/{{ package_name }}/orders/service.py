@@ -94,6 +94,15 @@ async def cancel(db: UnitOfWork, order_id: UUID) -> OrderWithItems:
     return await _with_items(db, order)
 
 
+async def discard(db: UnitOfWork, order_id: UUID) -> None:
+    order = await db.first(queries.LOCK, db.tenant_id, order_id)
+    if order is None:
+        raise not_found()
+    if order.status != "draft":
+        raise Problem(409, "order_not_a_draft", "Only a draft can be thrown away. Cancel the order instead.")
+    await db.run(queries.DISCARD, db.tenant_id, order_id)
+
+
 async def _placed(db: UnitOfWork, order: Order) -> None:
     await db.emit(OrderPlaced(order.id, order.reference, order.currency, order.total_minor))
 

@@ -7,7 +7,7 @@ import logging
 import re
 import time
 from argparse import Namespace
-from collections.abc import Generator
+from collections.abc import Generator, Iterable
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -47,17 +47,17 @@ class MigrationFailed(Failure):
     """The database was not migrated, or not to the end."""
 
 
-def migrate(url: str, app_url: str | None = None) -> heads.State:
+def migrate(url: str, *role_urls: str) -> heads.State:
     """Migrate the database at `url`, whose user must own it, to the newest revisions of the chassis and the service.
 
-    Returns "current", or "ahead" where a newer release has migrated it, which is then left alone. When `app_url` names
-    the app role and has a password, the role gets it. Raises MigrationFailed; what had been migrated until then stays,
-    and doing it again goes on from there.
+    Returns "current", or "ahead" where a newer release has migrated it, which is then left alone. Where one of
+    `role_urls` names the app role or the backup role and has a password, the role gets it. Raises MigrationFailed; what
+    had been migrated until then stays, and doing it again goes on from there.
     """
     try:
         with _connect(url) as connection, _alone(connection):
             roles.bootstrap(connection)
-            _give_password(connection, app_url)
+            _give_passwords(connection, role_urls)
             return _upgrade(connection)
     except psycopg.Error as error:
         raise MigrationFailed(_one_line(error)) from error
@@ -71,8 +71,8 @@ def migrate_for(settings: "Settings") -> heads.State:
     """Migrate the database of MIGRATOR_DATABASE_URL. Raises ConfigurationRefused without one, or MigrationFailed."""
     if settings.migrator_database_url is None:
         raise ConfigurationRefused(["MIGRATOR_DATABASE_URL is required to migrate: the app role cannot"])
-    app_url = settings.database_url.get_secret_value() if settings.database_url else None
-    return migrate(settings.migrator_database_url.get_secret_value(), app_url)
+    urls = [url.get_secret_value() for url in (settings.database_url, settings.backup_database_url) if url]
+    return migrate(settings.migrator_database_url.get_secret_value(), *urls)
 
 
 def new_revision(name: str) -> Path:
@@ -139,10 +139,11 @@ def _alone(connection: Connection[TupleRow]) -> Generator[None]:
             connection.execute("select pg_advisory_unlock(%s)", [_LOCK])
 
 
-def _give_password(connection: Connection[TupleRow], app_url: str | None) -> None:
-    parts = conninfo_to_dict(app_url or "")
-    if parts.get("user") == roles.APP and (password := parts.get("password")):
-        roles.set_password(connection, roles.APP, str(password))
+def _give_passwords(connection: Connection[TupleRow], urls: Iterable[str]) -> None:
+    for parts in map(conninfo_to_dict, urls):
+        role, password = parts.get("user"), parts.get("password")
+        if role in (roles.APP, roles.BACKUP) and password:
+            roles.set_password(connection, str(role), str(password))
 
 
 def _upgrade(connection: Connection[TupleRow]) -> heads.State:

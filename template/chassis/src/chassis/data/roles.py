@@ -36,11 +36,13 @@ _ON_DATABASE: LiteralString = """
     grant connect, create on database {database} to {migrator};
     grant connect on database {database} to {app}, {backup};
 """
-# The order matters: what stands after SET ROLE is the migrator's own.
-_IN_DATABASE: LiteralString = """
+_IN_PUBLIC: LiteralString = """
     revoke create on schema public from public;
     grant create, usage on schema public to {migrator};
     grant usage on schema public to {app}, {backup};
+"""
+# The order matters: what stands after SET ROLE is the migrator's own.
+_IN_CHASSIS: LiteralString = """
     set local role {migrator};
     create schema if not exists chassis;
     grant usage on schema chassis to {app}, {backup};
@@ -58,12 +60,19 @@ def bootstrap(connection: Connection[TupleRow]) -> None:
     The login must own the database and, until the roles exist, have CREATEROLE and BYPASSRLS, as a superuser and the
     first user of a managed PostgreSQL have. Raises psycopg.Error. The connection is in autocommit mode.
     """
+    prepare(connection)
+    with connection.transaction():
+        connection.execute(SQL(_IN_CHASSIS).format(**_NAMES))
+
+
+def prepare(connection: Connection[TupleRow]) -> None:
+    """Do of `bootstrap` what a dump does not bring with it: the roles, and who may enter this database."""
     for role, wanted in _WANTED.items():
         _racing(lambda role=role, wanted=wanted: _make(connection, role, wanted))
     _racing(lambda: join(connection, MIGRATOR))
     with connection.transaction():
         close_database(connection, connection.info.dbname)
-        connection.execute(SQL(_IN_DATABASE).format(**_NAMES))
+        connection.execute(SQL(_IN_PUBLIC).format(**_NAMES))
 
 
 def close_database(connection: Connection[TupleRow], database: str) -> None:

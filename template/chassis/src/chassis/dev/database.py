@@ -46,6 +46,7 @@ def with_database(settings: S) -> S:
         update={
             "database_url": SecretStr(server.dsn(PACKAGE, APP_ROLE)),
             "migrator_database_url": SecretStr(server.dsn(PACKAGE)),
+            "backup_database_url": SecretStr(f"{server.dsn(PACKAGE)}?options=-crole%3D{PACKAGE}_backup"),
         }
     )
 
