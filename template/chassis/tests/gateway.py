@@ -7,7 +7,7 @@ import ssl
 import subprocess
 import time
 from collections.abc import Callable, Generator, Iterable
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from http.client import HTTPException, HTTPResponse
 from importlib.util import find_spec
@@ -46,7 +46,7 @@ class Gateway:
         """Each of `changed` is a text of the configuration and what to put in its place, such as a shorter time."""
         self.folder = folder
         self.port, self.plain_port = free_port(), free_port()
-        (folder / "upstreams").mkdir(parents=True)
+        (folder / "upstreams").mkdir()
         self.route(ports)
         self.trust = _certificate(folder)
         text = (DEPLOY / "gateway" / "nginx.conf").read_text().replace("listen [::]:", "# listen [::]:")
@@ -124,10 +124,8 @@ def get(path: str, *headers: str) -> bytes:
 
 def answer(connection: socket.socket, request: bytes = b"") -> Answer:
     """Send the request, and read one answer."""
-    try:
+    with suppress(OSError):  # it may be answered before its end
         connection.sendall(request)
-    except OSError:
-        pass  # it was answered before its end
     response = HTTPResponse(connection)
     try:
         response.begin()
@@ -214,8 +212,6 @@ def _certificate(folder: Path) -> ssl.SSLContext:
     )
     (folder / "tls.crt").write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
     (folder / "tls.key").write_bytes(
-        key.private_bytes(
-            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-        )
+        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
     )
     return ssl.create_default_context(cafile=str(folder / "tls.crt"))

@@ -5,8 +5,9 @@ import re
 import socket
 import ssl
 import time
-from collections.abc import Callable, Generator, Iterator
-from contextlib import ExitStack
+import warnings
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from threading import Event, Thread
 
@@ -20,11 +21,16 @@ from chassis.dev.processes import free_port
 from chassis.testing import RunningServer, new_database
 
 Start = Callable[..., Gateway]
-PER_ADDRESS = 100_000
+PER_ADDRESS = 300
 SPOOFED = (
     *("X-Forwarded-For: 203.0.113.7", "X-Forwarded-For: 127.0.0.1, 203.0.113.8", "X-Real-IP: 203.0.113.7"),
     *("Forwarded: for=203.0.113.7;proto=http", "X-Forwarded-Proto: http", "X-Forwarded-Host: evil.example"),
-    *("X-Forwarded-Port: 1", "X-Forwarded-Prefix: /x", "X-Forwarded-Server: evil.example", "True-Client-IP: 203.0.113.7"),
+    *(
+        "X-Forwarded-Port: 1",
+        "X-Forwarded-Prefix: /x",
+        "X-Forwarded-Server: evil.example",
+        "True-Client-IP: 203.0.113.7",
+    ),
     *("X-Client-IP: 203.0.113.7", "X-Original-URL: /metrics", "X-Rewrite-URL: /metrics", "Via: 1.1 evil.example"),
     *("X-HTTP-Method-Override: DELETE", "Proxy: http://evil.example", "Upgrade: h2c", "Connection: Upgrade"),
 )
@@ -51,43 +57,50 @@ def replicas(
         yield started
 
 
-@pytest.fixture
-def start(tmp_path: Path) -> Iterator[Start]:
-    """`start(port, …, changed=[(old, new), …])`: a gateway in front of those."""
-    with ExitStack() as gateways:
-        yield lambda *ports, changed=(): gateways.enter_context(running(tmp_path / "gateway", *ports, changed=changed))
-
-
-@pytest.fixture
-def gateway(start: Start, replicas: list[RunningServer]) -> Gateway:
+@pytest.fixture(scope="module")
+def gateway(replicas: list[RunningServer], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
     """In front of the two replicas."""
-    return start(*(server.port for server in replicas))
+    with running(tmp_path_factory.mktemp("gateway"), *(server.port for server in replicas)) as gateway:
+        yield gateway
 
 
-@pytest.fixture
-def recorder() -> Iterator[Recorder]:
+@pytest.fixture(scope="module")
+def remembering() -> Iterator[Recorder]:
     with recording() as recorder:
         yield recorder
 
 
 @pytest.fixture
-def recorded(start: Start, recorder: Recorder) -> Gateway:
+def recorder(remembering: Recorder) -> Recorder:
+    """One that remembers nothing yet."""
+    remembering.requests.clear()
+    return remembering
+
+
+@pytest.fixture(scope="module")
+def recorded(remembering: Recorder, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
     """In front of the one that remembers."""
-    return start(recorder.port)
+    with running(tmp_path_factory.mktemp("recorded"), remembering.port) as gateway:
+        yield gateway
 
 
-class recording:  # noqa: N801  # it is used as a function
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Start]:
+    """`start(port, …, changed=[(old, new), …])`: a gateway of a test's own in front of those."""
+    with ExitStack() as gateways:
+
+        def start(*ports: int, changed: Iterable[tuple[str, str]] = ()) -> Gateway:
+            return gateways.enter_context(running(tmp_path, *ports, changed=changed))
+
+        yield start
+
+
+@contextmanager
+def recording(reply: Callable[[], bytes] = lambda: OK) -> Generator[Recorder]:
     """A recorder for the length of the block."""
-
-    def __init__(self, reply: Callable[[], bytes] = lambda: OK) -> None:
-        self._recorder = Recorder(reply)
-
-    def __enter__(self) -> Recorder:
-        return self._recorder
-
-    def __exit__(self, *_: object) -> None:
-        self._recorder.shutdown()
-        self._recorder.server_close()
+    with Recorder(reply) as recorder:
+        yield recorder
+        recorder.shutdown()
 
 
 def check_problem(answer: Answer, status: int) -> None:
@@ -112,8 +125,7 @@ def test_both_replicas_are_asked_and_answers_pass_unchanged(gateway: Gateway, re
         assert answer.all("strict-transport-security") == ["max-age=31536000; includeSubDomains"]
         assert answer.all("x-content-type-options") == ["nosniff"]
         assert answer.all("ratelimit") != []
-    lines = gateway.log(4)
-    assert {line["replica"] for line in lines} == {f"127.0.0.1:{server.port}" for server in replicas}
+    assert {line["replica"] for line in gateway.log(4)} == {f"127.0.0.1:{server.port}" for server in replicas}
     assert gateway.get("/v1/nothing").status == 404
     assert gateway.ask(post("/v1/echo", b"Content-Length: 2", body=b"{}")).status == 422
 
@@ -125,7 +137,7 @@ def test_both_replicas_are_asked_and_answers_pass_unchanged(gateway: Gateway, re
         ["X-Request-ID: " + "a" * 128],
         ["X-Request-ID: " + "a" * 129],
         ["X-Request-ID: a b"],
-        ["X-Request-ID: a\"},{\"x\":\"y"],
+        ['X-Request-ID: a"},{"x":"y'],
         ["X-Request-ID: "],
         [],
         ["traceparent: 00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"],
@@ -153,8 +165,8 @@ def test_a_request_id_is_taken_or_made_as_the_service_does(
         assert given == expected
     else:
         assert re.fullmatch(r"[0-9a-f]{32}", given)
-    assert gateway.log()[0]["request_id"] == given
-    assert given in {line["request_id"] for server in replicas for line in server.logs()}
+    until(lambda: given in {line["request_id"] for line in gateway.log()})
+    assert given in {line.get("request_id") for server in replicas for line in server.logs()}
 
 
 def test_limits_of_the_service_count_by_who_is_connected_whatever_is_said(gateway: Gateway) -> None:
@@ -189,9 +201,7 @@ def test_what_a_slow_client_sends_does_not_reach_the_service_until_it_is_whole(
             connection.sendall(b"X")
         assert gateway.get("/v1/hello").status == 200
         time.sleep(0.1)
-    assert all(closed(connection) for connection in (*slow, *bare))
-    check_problem(answer(body), 408)
-    body.close()
+    assert all(closed(connection) for connection in (*slow, *bare, body))
     assert time.monotonic() - begun < 5
     assert "body_incomplete" not in str([line for server in replicas for line in server.logs()])
 
@@ -215,36 +225,54 @@ def closed(connection: socket.socket) -> bool:
 
 
 def test_forwarding_headers_are_the_gateways_own(recorded: Gateway, recorder: Recorder) -> None:
-    assert recorded.ask(get("/v1/hello", *SPOOFED), source="127.0.0.9").status == 200
+    answer = recorded.ask(get("/v1/hello", *SPOOFED), source="127.0.0.9")
+    assert answer.status == 200
     (request,) = recorder.requests
     lines = request.head.decode().split("\r\n")
     assert sorted(lines[1:-2]) == [
         "Host: localhost",
         "X-Forwarded-For: 127.0.0.9",
         "X-Forwarded-Proto: https",
-        f"X-Request-ID: {recorded.log()[0]['request_id']}",
+        f"X-Request-ID: {answer.all('x-request-id')[0]}",
     ]
+
+
+CLOSED = (
+    *("/metrics", "/metrics/", "/metrics/a", "/Metrics", "/%6detrics", "/metrics?a", "/debug", "/internal/a"),
+    *("//metrics", "/./metrics", "/v1/../metrics", "/v1/%2e%2e/metrics", "/v1/.%2e/metrics", "/%2fmetrics"),
+)
+AMBIGUOUS = (
+    *(
+        "//v1/hello",
+        "/v1//hello",
+        "/v1/hello//",
+        "/v1/./hello",
+        "/v1/hello/..",
+        "/v1/hello/.",
+        "/../metrics",
+        "/..;/metrics",
+        "/metrics;",
+    ),
+    *("/v1/hello;a=b", "/v1/%3bhello", "/v1/%2E/hello", "/v1%2fhello", "/v1\\hello", "/v1/%5chello", "/v1/hello#a"),
+    *("/v1/%252e%252e/metrics", "/v1/%25252e/a", "/v1/hello%00", "/v1/hello%0d%0aX:%20y", "/v1/hello%7f", "/v1/h\xe9"),
+)
+PLAIN = (
+    "/v1/hello/a.b?c=//..;%2e%2e",
+    "/.well-known/x",
+    "/v1/hello/100%25",
+    "/v1/hello/%C3%A9",
+    "/...",
+    "/metricsystem",
+)
 
 
 @pytest.mark.parametrize(
     ("path", "status"),
-    [
-        *((path, 404) for path in ("/metrics", "/metrics/", "/metrics/a", "/Metrics", "/%6detrics", "/metrics?a", "/debug")),
-        *((path, 400) for path in ("//metrics", "//v1/hello", "/v1//hello", "/v1/hello//", "/./metrics", "/v1/./hello")),
-        *((path, 400) for path in ("/v1/../metrics", "/v1/hello/..", "/..;/metrics", "/metrics;", "/v1/hello;a=b")),
-        *((path, 400) for path in ("/v1/%2e%2e/metrics", "/v1/%2E/hello", "/v1/.%2e/metrics", "/v1%2fhello", "/%2fmetrics")),
-        *((path, 400) for path in ("/v1/%252e%252e/metrics", "/v1/%25252e/a", "/v1\\hello", "/v1/%5chello", "/v1/%3bhello")),
-        *((path, 400) for path in ("/v1/hello%00", "/v1/hello%0d%0aX:%20y", "/../metrics", "/%2e%2e%2fmetrics", "/v1/h\xe9")),
-        ("/v1/hello/a.b?c=//..;%2e%2e", 200),
-        ("/.well-known/x", 200),
-        ("/v1/hello/100%25", 200),
-    ],
+    [(path, 404) for path in CLOSED] + [(path, 400) for path in AMBIGUOUS] + [(path, 200) for path in PLAIN],
 )
 def test_a_path_that_can_be_read_in_two_ways_is_refused(
     recorded: Gateway, recorder: Recorder, path: str, status: int
 ) -> None:
-    if "\xe9" in path:
-        pytest.skip("bytes beyond ASCII are the service's to refuse")
     answer = recorded.get(path)
     if status == 200:
         assert (answer.status, recorder.lines) == (200, [f"GET {path} HTTP/1.1".encode()])
@@ -257,7 +285,9 @@ SMUGGLED = b"GET /smuggled HTTP/1.1\r\nHost: localhost\r\n\r\n"
 SHAPES = {
     **{name: request for name, request in NO_HTTP.items() if name not in ("a method of its own", "a small method")},
     "CL.TE": post("/a", b"Content-Length: 6", b"Transfer-Encoding: chunked", body=b"0\r\n\r\nG"),
-    "TE.CL": post("/a", b"Content-Length: 4", b"Transfer-Encoding: chunked", body=b"5c\r\n" + SMUGGLED + b"\r\n0\r\n\r\n"),
+    "TE.CL": post(
+        "/a", b"Content-Length: 4", b"Transfer-Encoding: chunked", body=b"5c\r\n" + SMUGGLED + b"\r\n0\r\n\r\n"
+    ),
     "TE.TE": post("/a", b"Transfer-Encoding: chunked", b"Transfer-Encoding: identity", body=b"0\r\n\r\n"),
     "TE in two lines": post("/a", b"Transfer-Encoding:\r\n chunked", body=b"0\r\n\r\n"),
     "TE with a blank": post("/a", b"Transfer-Encoding : chunked", body=b"0\r\n\r\n"),
@@ -299,7 +329,8 @@ def test_a_chunked_body_reaches_the_service_with_a_length(recorded: Gateway, rec
     [
         pytest.param(post("/a", b"Content-Length: 1048577"), 413, id="a body"),
         pytest.param(
-            post("/a", b"Transfer-Encoding: chunked", body=b"10000\r\n" + b"x" * 65536 + b"\r\n") + (b"10000\r\n" + b"x" * 65536 + b"\r\n") * 20,
+            post("/a", b"Transfer-Encoding: chunked", body=b"10000\r\n" + b"x" * 65536 + b"\r\n")
+            + (b"10000\r\n" + b"x" * 65536 + b"\r\n") * 20,
             413,
             id="chunks",
         ),
@@ -316,8 +347,8 @@ def test_what_is_too_large_does_not_reach_the_service(
 
 
 def test_methods_that_only_serve_attacks_are_refused(recorded: Gateway, recorder: Recorder) -> None:
-    for method in (b"TRACE", b"CONNECT"):
-        check_problem(recorded.ask(method + b" / HTTP/1.1\r\nHost: localhost\r\n\r\n"), 405)
+    check_problem(recorded.ask(b"TRACE / HTTP/1.1\r\nHost: localhost\r\n\r\n"), 405)
+    check_problem(recorded.ask(b"CONNECT localhost:1 HTTP/1.1\r\nHost: localhost:1\r\n\r\n"), 405)
     assert recorder.requests == []
 
 
@@ -332,7 +363,9 @@ def test_another_host_in_the_request_line_counts(recorded: Gateway, recorder: Re
 
 
 def test_requests_are_limited_by_who_is_connected(start: Start, recorder: Recorder) -> None:
-    gateway = start(recorder.port, changed=[("burst=600", "burst=5"), ("rate=${GATEWAY_REQUESTS_PER_SECOND}r/s", "rate=1r/m")])
+    gateway = start(
+        recorder.port, changed=[("burst=600", "burst=5"), ("rate=${GATEWAY_REQUESTS_PER_SECOND}r/s", "rate=1r/m")]
+    )
     answers = [gateway.get("/", f"X-Forwarded-For: 203.0.113.{n}", source="127.0.0.2") for n in range(8)]
     assert [each.status for each in answers] == [200] * 6 + [429] * 2
     check_problem(answers[-1], 429)
@@ -404,10 +437,12 @@ def test_only_what_may_be_done_twice_is_sent_again(start: Start, recorder: Recor
     check_problem(next(each for each in answers if each.status == 502), 502)
 
 
-def test_a_service_that_is_away_or_hangs_is_a_problem(start: Start, recorder: Recorder) -> None:
-    recorder.reply = lambda: time.sleep(1.5) or OK
-    gateway = start(recorder.port, changed=[("proxy_read_timeout 15s", "proxy_read_timeout 1s")])
-    check_problem(gateway.ask(ORDER), 504)
+def test_a_service_that_is_away_or_hangs_is_a_problem(start: Start) -> None:
+    release = Event()
+    with recording(lambda: OK if release.wait(10) else b"") as hanging:
+        gateway = start(hanging.port, changed=[("proxy_read_timeout 15s", "proxy_read_timeout 500ms")])
+        check_problem(gateway.ask(ORDER), 504)
+        release.set()
     gateway.route([free_port()])
     gateway.reload()
     until(lambda: gateway.ask(ORDER).status == 502)
@@ -435,15 +470,17 @@ def test_plain_http_leads_to_https(recorded: Gateway, recorder: Recorder) -> Non
     ("version", "accepted"), [("TLSv1", False), ("TLSv1_1", False), ("TLSv1_2", True), ("TLSv1_3", True)]
 )
 def test_tls_is_1_2_or_later(recorded: Gateway, version: str, accepted: bool) -> None:
-    context = recorded.trust
+    context = ssl.create_default_context(cafile=str(recorded.folder / "tls.crt"))
     context.set_ciphers("ALL:@SECLEVEL=0")
-    with pytest.warns(DeprecationWarning) if not accepted else ExitStack():
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of the old versions, which is why they are tried
         context.minimum_version = context.maximum_version = ssl.TLSVersion[version]
-    if accepted:
-        assert recorded.get("/").status == 200
-    else:
-        with pytest.raises(ssl.SSLError, match="PROTOCOL_VERSION"):
-            recorded.get("/")
+    with socket.create_connection(("127.0.0.1", recorded.port), 5) as plain:
+        if accepted:
+            context.wrap_socket(plain, server_hostname="localhost").close()
+        else:
+            with pytest.raises(ssl.SSLError, match="PROTOCOL_VERSION"):
+                context.wrap_socket(plain, server_hostname="localhost")
 
 
 def test_names_that_are_not_ours_get_no_certificate(recorded: Gateway, recorder: Recorder) -> None:
@@ -456,9 +493,10 @@ def test_names_that_are_not_ours_get_no_certificate(recorded: Gateway, recorder:
     assert recorder.requests == []
 
 
-def test_the_log_has_no_query_and_no_secret(recorded: Gateway) -> None:
-    recorded.get("/a?token=c4n4ry", "Authorization: Bearer c4n4ry", "Cookie: c4n4ry", 'User-Agent: a"b\\c')
-    (line,) = recorded.log()
+def test_the_log_has_no_query_and_no_secret(start: Start, recorder: Recorder) -> None:
+    gateway = start(recorder.port)
+    gateway.get("/a?token=c4n4ry", "Authorization: Bearer c4n4ry", "Cookie: c4n4ry", 'User-Agent: a"b\\c')
+    (line,) = gateway.log()
     assert "c4n4ry" not in str(line)
     assert (line["path"], line["user_agent"], line["status"]) == ("/a", 'a"b\\c', 200)
 
