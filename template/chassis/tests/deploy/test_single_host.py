@@ -3,7 +3,6 @@
 import json
 import os
 import re
-import shutil
 import signal
 import ssl
 import subprocess
@@ -47,15 +46,13 @@ service.__class__ = Failing
 
 
 class Host:
-    """A host with nothing on it but what deploy.sh needs; `docker` and `ssh` are stood in for."""
+    """A host with nothing but its own values, on which `docker` and `ssh` are stood in for; its home is `folder`."""
 
     def __init__(self, folder: Path, environment: dict[str, str]) -> None:
-        self.folder = folder
-        self.deploy_folder = folder / "deploy"
-        self.state = self.deploy_folder / "host"
         self.port = free_port()
-        shutil.copytree(DEPLOY, self.deploy_folder)
-        self.state.mkdir()
+        name = re.findall(r"(?m)^readonly NAME=(\S+)$", (DEPLOY / "deploy.sh").read_text())
+        self.state = folder.joinpath(*name, "deploy", "host")
+        self.state.mkdir(parents=True)
         network = f"127.{randrange(1, 255)}.{randrange(1, 255)}"  # no other test's, on the same ports
         (self.state / "host.env").write_text(
             f"GATEWAY_NETWORK={network}\nGATEWAY_PORT={self.port}\nGATEWAY_PLAIN_PORT={free_port()}\n"
@@ -64,7 +61,7 @@ class Host:
         commands.mkdir()
         stand_in = Path(__file__).with_name("compose.py")
         self._command(commands / "docker", f"exec {sys.executable} {stand_in} \"$@\"")
-        self._command(commands / "ssh", 'shift; exec sh -c "$*"')
+        self._command(commands / "ssh", f'shift; cd {folder} && exec sh -c "$*"')
         keep = {name: value for name, value in os.environ.items() if not name.startswith("APP_")}
         self._environment = keep | {
             "PATH": f"{commands}:{Path(sys.executable).parent}:{os.environ['PATH']}",
@@ -85,12 +82,11 @@ class Host:
         (folder / "environment.json").write_text(json.dumps(variables))
         return name
 
-    def deploy(self, *arguments: str, code: int = 0) -> str:
-        """Run deploy.sh; returns what it said."""
+    def deploy(self, what: str, code: int = 0) -> str:
+        """Run deploy.sh as if from elsewhere; returns what it said."""
         ended = subprocess.run(
-            [self.deploy_folder / "deploy.sh", *arguments],
+            [DEPLOY / "deploy.sh", "--on", "deploy@host.example", what],
             env=self._environment,
-            cwd=self.folder,
             capture_output=True,
             text=True,
             timeout=180,
@@ -214,6 +210,6 @@ def test_a_bad_release_never_gets_a_request(host: Host, name: str) -> None:
 def test_back_is_the_release_before(host: Host) -> None:
     assert "there is no release before this one" in host.deploy("back", code=1)
     for name in ("first", "second"):
-        host.deploy("--on", "deploy@host.example", host.release(name))
+        host.deploy(host.release(name))
     host.deploy("back")
     assert host.serving() == {"first": 20}
