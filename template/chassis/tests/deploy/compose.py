@@ -16,8 +16,8 @@ from pathlib import Path
 
 from gateway import listens, nginx, prepare
 
-HERE = Path.cwd()
-HOST = HERE / "host"
+PROJECT = Path(__file__).parents[3]
+HOST = Path("host").absolute()
 PROCESSES = HOST / "processes"
 
 
@@ -35,7 +35,8 @@ def main(arguments: list[str]) -> int:
     if command == "up --detach gateway backups":
         return start_gateway(variables)
     if command == "run --rm migrate":
-        return subprocess.call([sys.executable, "-m", "chassis.cli", "migrate"], env=of_release(variables["RELEASE"]))
+        command_line = [sys.executable, "-m", "chassis.cli", "migrate"]
+        return subprocess.call(command_line, cwd=PROJECT, env=of_release(variables["RELEASE"]))
     if command == "ps --quiet gateway":
         print("gateway" if (HOST / "nginx.pid").exists() else "", end="")
         return 0
@@ -80,6 +81,7 @@ def start(place: str, address: str, image: str) -> None:
     with (PROCESSES / f"{place}.log").open("wb") as log:
         process = subprocess.Popen(
             [sys.executable, "-m", "chassis.cli", "serve"],
+            cwd=PROJECT,
             env=of_release(image) | {"APP_HOST": address, "PORT": "8000", "METRICS_PORT": "8001"},
             stdin=subprocess.DEVNULL,
             stdout=log,
