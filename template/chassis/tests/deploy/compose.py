@@ -14,8 +14,6 @@ import time
 import urllib.request
 from pathlib import Path
 
-from gateway import listens, nginx, prepare
-
 PROJECT = Path(__file__).parents[3]
 HOST = Path("host").absolute()
 PROCESSES = HOST / "processes"
@@ -41,7 +39,8 @@ def main(arguments: list[str]) -> int:
         print("gateway" if (HOST / "nginx.pid").exists() else "", end="")
         return 0
     if command.startswith("exec -T gateway sh -c ") and command.endswith(" -s reload"):
-        return subprocess.call([*nginx(HOST), "-s", "reload"])
+        os.kill(int((HOST / "nginx.pid").read_text()), signal.SIGHUP)
+        return 0
     return of_place(arguments, variables)
 
 
@@ -115,6 +114,8 @@ def stop(place: str, seconds: float) -> None:
 def start_gateway(variables: dict[str, str]) -> int:
     if (HOST / "nginx.pid").exists():
         return 0
+    from gateway import listens, nginx, prepare  # which takes a second, and is needed once
+
     port, plain_port = int(variables["GATEWAY_PORT"]), int(variables["GATEWAY_PLAIN_PORT"])
     prepare(HOST, port, plain_port, rate=100_000)
     with (HOST / "log").open("wb") as log, (HOST / "errors").open("wb") as errors:
