@@ -9,13 +9,14 @@ COPIER := $(UV) tool run --from 'copier>=9.19.1,<10' copier
 # An activated environment is another project's, as far as uv can tell.
 unexport VIRTUAL_ENV
 
-.PHONY: help dev stop test check format module migrate update installed
+.PHONY: help dev stop test rehearse check format module migrate update installed
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make dev       start a PostgreSQL in .dev/, migrate, serve on PORT (8000), again on every change; Ctrl-C stops all"
 	@echo "make stop      stop what a 'make dev' that was killed left running"
 	@echo "make test      run the tests on a real PostgreSQL; ARGS='-k text' chooses"
+	@echo "make rehearse  deploy this service on this machine as on a host, under load; ROLLS=10 deploys ten times"
 	@echo "make check     lint, format, types, import contracts, what migrations would lock"
 	@echo "make format    put right what make check says of the format"
 	@echo "make module    write a new module and its test, as in make module NAME=invoices"
@@ -30,6 +31,10 @@ stop: installed
 
 test: installed
 	@$(BIN)/pytest --numprocesses=auto $(ARGS)
+
+# What is not named test_… only runs when it is asked for.
+rehearse: installed
+	@ROLLS=$(or $(ROLLS),2) $(BIN)/pytest --capture=no chassis/tests/deploy/rehearse_*.py $(ARGS)
 
 check: installed
 	$(BIN)/ruff check

