@@ -1,4 +1,7 @@
-"""deploy.sh, from the first deployment on, with real replicas behind the real gateway, and under load where that matters."""
+"""deploy.sh, from the first deployment on: real replicas behind the real gateway, under load.
+
+`make rehearse` runs it; it takes too long for `make test`.
+"""
 
 import fcntl
 import json
@@ -12,7 +15,7 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -31,7 +34,10 @@ ROLLS = int(os.environ.get("ROLLS", "2"))
 RATE, CLIENTS = 200, 10
 BAD = {
     "does-not-boot": "service.configure = None",
-    "fails-smoke": "service.configure, configure = lambda s: configure(s.model_copy(update={'revision': 'odd'})), service.configure",
+    "fails-smoke": """
+configure = service.configure
+service.configure = lambda settings: configure(settings.model_copy(update={"revision": "another"}))
+""",
     "answers-500": """
 from chassis.observe.health import PROBES
 
@@ -63,7 +69,7 @@ class Host:
         commands = folder / "bin"
         commands.mkdir()
         stand_in = Path(__file__).with_name("compose.py")
-        self._command(commands / "docker", f"exec {sys.executable} {stand_in} \"$@\"")
+        self._command(commands / "docker", f'exec {sys.executable} {stand_in} "$@"')
         self._command(commands / "ssh", f'shift; cd {folder} && exec sh -c "$*"')
         keep = {name: value for name, value in os.environ.items() if not name.startswith("APP_")}
         self._environment = keep | {
@@ -113,7 +119,9 @@ class Host:
     def replicas(self) -> list[int]:
         """The processes that serve, gateway or not."""
         ids = [int(path.read_text()) for path in sorted((self.state / "processes").glob("*.pid"))]
-        return [pid for pid in ids if Path(f"/proc/{pid}/cmdline").exists() and Path(f"/proc/{pid}/cmdline").read_bytes()]
+        return [
+            pid for pid in ids if Path(f"/proc/{pid}/cmdline").exists() and Path(f"/proc/{pid}/cmdline").read_bytes()
+        ]
 
     def stop(self) -> None:
         for pid in self.replicas():
@@ -128,9 +136,7 @@ class Host:
 
 
 @pytest.fixture(scope="module")
-def host(
-    postgres: Postgres, database_template: str, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Host]:
+def host(postgres: Postgres, database_template: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
     """A host on which a first release serves."""
     with new_database(postgres, database_template) as database:
         environment = {
@@ -180,7 +186,7 @@ class Load(threading.Thread):
 
 
 @contextmanager
-def load(host: Host) -> Iterator[Counter[str]]:
+def load(host: Host) -> Generator[Counter[str]]:
     """200 requests a second for the length of the block; the counter has what became of them at its end."""
     until, total = threading.Event(), Counter[str]()
     clients = [Load(host, until) for _ in range(CLIENTS)]
