@@ -5,6 +5,7 @@ import os
 import random
 import re
 import signal
+import subprocess
 from collections.abc import AsyncGenerator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -16,7 +17,7 @@ from prometheus_client import REGISTRY
 
 from chassis import public
 from chassis.app import Service
-from chassis.dev.valkey import Valkey
+from chassis.dev.valkey import Valkey, binary
 from chassis.limits import valkey
 from chassis.limits.limiter import MemoryStore
 from chassis.limits.rules import Counted, Rule, Use, headers_of
@@ -239,3 +240,19 @@ def test_several_processes_may_start_one_server_at_once(tmp_path: Path):
     finally:
         servers[0].stop()
     assert not servers[1].running()
+
+
+async def test_it_counts_through_a_unix_socket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(valkey, "_SECONDS", SECONDS)
+    command = [binary(), *("--port", "0"), *("--unixsocket", tmp_path / "socket"), *("--save", "")]
+    server = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL)
+    try:
+        await until((tmp_path / "socket").exists)
+        store = ValkeyStore(f"unix://{tmp_path}/socket")
+        await store.open()
+        rule = Rule("rule", 1, 3600)
+        assert await store.take([(rule, "a")]) == Counted([(rule, 3600.0)])
+        await store.close()
+    finally:
+        server.terminate()
+        server.wait()
