@@ -242,17 +242,20 @@ def test_several_processes_may_start_one_server_at_once(tmp_path: Path):
     assert not servers[1].running()
 
 
-async def test_it_counts_through_a_unix_socket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(valkey, "_SECONDS", SECONDS)
+@pytest.fixture
+def unix_socket(tmp_path: Path) -> Iterator[Path]:
+    """Where a server listens that has no port, as on a single host."""
     command = [binary(), *("--port", "0"), *("--unixsocket", tmp_path / "socket"), *("--save", "")]
-    server = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL)
-    try:
-        await until((tmp_path / "socket").exists)
-        store = ValkeyStore(f"unix://{tmp_path}/socket")
-        await store.open()
-        rule = Rule("rule", 1, 3600)
-        assert await store.take([(rule, "a")]) == Counted([(rule, 3600.0)])
-        await store.close()
-    finally:
+    with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL) as server:
+        yield tmp_path / "socket"
         server.terminate()
-        server.wait()
+
+
+async def test_it_counts_through_a_unix_socket(unix_socket: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(valkey, "_SECONDS", SECONDS)
+    await until(unix_socket.exists)
+    store = ValkeyStore(f"unix://{unix_socket}")
+    await store.open()
+    rule = Rule("rule", 1, 3600)
+    assert await store.take([(rule, "a")]) == Counted([(rule, 3600.0)])
+    await store.close()
