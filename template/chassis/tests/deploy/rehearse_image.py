@@ -17,13 +17,12 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
-from gateway import DEPLOY
 
 from chassis.dev.processes import free_port, get
 from chassis.features import FEATURES
 from chassis.testing import TestDatabase
 
-PROJECT = DEPLOY.parent
+PROJECT = Path(__file__).parents[3]
 IMAGE = "rehearsed:image"
 CANARY = uuid4().hex
 PACKAGE = next((PROJECT / "src").glob("*/main.py")).parent.relative_to(PROJECT)
