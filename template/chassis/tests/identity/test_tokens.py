@@ -267,6 +267,14 @@ async def test_the_private_key_is_sealed_where_it_is_stored(app: Service, client
 
 
 @pytest.mark.anyio
+async def test_a_token_counts_as_a_bearer_token_alone(join: Callable[..., Awaitable[Person]]):
+    ann = await join()
+    for scheme, status in (("Bearer", 200), ("bearer", 200), ("Badger", 401), ("Digest", 401)):
+        headers = {"Authorization": f"{scheme} {ann.tokens['access_token']}"}
+        assert (await ann.client.get("/v1/tenants", headers=headers)).status_code == status
+
+
+@pytest.mark.anyio
 async def test_replicas_that_start_at_once_make_one_key(app: Service, client: httpx.AsyncClient, sql: Any):
     sql("delete from chassis.signing_keys")
     watches = [Watch(app.database, KeyRing(SECRET)) for _ in range(5)]
