@@ -66,6 +66,9 @@ class TestOnTheNewestPython(TestOnTheOldestPython):
     def answers(self) -> dict[str, str]:
         return {"shared_store": "valkey"}
 
+    def test_make_rehearse_is_green(self, service: Path):
+        run(service, "make", "rehearse")
+
 
 def run(folder: Path, *command: str, seconds: float = 1200) -> str:
     """Run a command as a person would in a terminal of their own; what it prints is the failure's message."""

@@ -9,7 +9,7 @@ COPIER := $(UV) tool run --from 'copier>=9.19.1,<10' copier
 # An activated environment is another project's, as far as uv can tell.
 unexport VIRTUAL_ENV
 
-.PHONY: help dev stop test fuzz check format module migrate update installed
+.PHONY: help dev stop test fuzz rehearse check format module migrate update installed
 .DEFAULT_GOAL := help
 
 help:
@@ -17,6 +17,7 @@ help:
 	@echo "make stop      stop what a 'make dev' that was killed left running"
 	@echo "make test      run the tests on a real PostgreSQL; ARGS='-k text' chooses"
 	@echo "make fuzz      send all that may break a route for ten minutes; ARGS='--seed=1' repeats what a run has printed"
+	@echo "make rehearse  deploy this service on this machine as on a host, under load; ROLLS=10 deploys ten times"
 	@echo "make check     lint, format, types, import contracts, what migrations would lock"
 	@echo "make format    put right what make check says of the format"
 	@echo "make module    write a new module and its test, as in make module NAME=invoices"
@@ -35,6 +36,10 @@ test: installed
 # Half of the time in each of two roles: an access token lasts no longer.
 fuzz: installed
 	@FUZZ='--max-time=300 $(ARGS)' $(BIN)/pytest --numprocesses=0 --capture=no chassis/tests/test_contract.py
+
+# What is not named test_… only runs when it is asked for.
+rehearse: installed
+	@ROLLS=$(or $(ROLLS),2) $(BIN)/pytest --capture=no chassis/tests/deploy/rehearse_*.py $(ARGS)
 
 check: installed
 	$(BIN)/ruff check

@@ -183,7 +183,12 @@ def check_database_url(url: str, *, deployed: bool, app_role: bool) -> None:
 
 
 def check_valkey_url(url: str, *, deployed: bool) -> None:
-    """Refuse what is not a Valkey's URL; when deployed also plaintext to another machine and guessable passwords."""
+    """Refuse what is not a Valkey's URL; when deployed also plaintext to another machine and guessable passwords.
+
+    Whoever may open the Unix socket in unix:///path needs neither TLS nor a password.
+    """
+    if re.fullmatch(r"unix:///[^?#%]+", url):
+        return
     try:
         parts = urlsplit(url)
         host, password = parts.hostname or "", unquote(parts.password or "")
@@ -191,7 +196,9 @@ def check_valkey_url(url: str, *, deployed: bool) -> None:
     except ValueError:
         raise refusal("must be a well-formed URL: is a special character in the password not %-encoded?") from None
     if parts.scheme not in ("valkey", "redis", "valkeys", "rediss") or not host or not well_formed:
-        raise refusal("must be a URL such as rediss://user:password@host:6379/0, or valkey://localhost:6379/0")
+        raise refusal(
+            "must be a URL such as rediss://user:password@host:6379/0, valkey://localhost:6379/0 or unix:///path"
+        )
     if not deployed:
         return
     if not parts.scheme.endswith("s") and not is_loopback(host):

@@ -67,6 +67,7 @@ def test_the_limits_are_on_by_default():
         "valkey://127.0.0.1:6379/3",
         "valkey://:Zk3q9Xw7Lm2pVb8n@localhost",
         "valkey://[::1]:6379",
+        "unix:///run/valkey/valkey.sock",
     ],
 )
 def test_a_url_of_a_valkey_is_taken(url: str):
@@ -85,6 +86,8 @@ def test_a_url_of_a_valkey_is_taken(url: str):
         ("rediss://valkey.example.com/0?ssl_cert_reqs=none", "must be a URL such as"),
         ("rediss://valkey.example.com:port/0", "must be a well-formed URL"),
         ("rediss:///0", "must be a URL such as"),
+        ("unix://valkey.example.com/valkey.sock", "must be a URL such as"),
+        ("unix:///valkey.sock?db=1", "must be a URL such as"),
     ],
 )
 def test_a_url_that_would_not_do_in_production_is_refused(url: str, problem: str):

