@@ -98,9 +98,12 @@ resource "aws_secretsmanager_secret_version" "made" {
 }
 
 # Read again, because what was made in this run counts only if this is the run that wrote it.
-ephemeral "aws_secretsmanager_secret_version" "kept" {
-  for_each  = local.versions
-  secret_id = aws_secretsmanager_secret_version.made[each.key].secret_id
+ephemeral "aws_secretsmanager_secret_version" "database_app" {
+  secret_id = aws_secretsmanager_secret_version.made["database_app"].secret_id
+}
+
+ephemeral "aws_secretsmanager_secret_version" "database_migrator" {
+  secret_id = aws_secretsmanager_secret_version.made["database_migrator"].secret_id
 }
 
 output "key_arn" {
@@ -118,9 +121,14 @@ output "versions" {
   value       = local.versions
 }
 
-output "values" {
-  description = "The secrets themselves, for arguments that are written and never read."
-  value       = { for name, version in ephemeral.aws_secretsmanager_secret_version.kept : name => version.secret_string }
+output "database_app" {
+  description = "The password, for arguments that are written and never read."
+  value       = ephemeral.aws_secretsmanager_secret_version.database_app.secret_string
   ephemeral   = true
-  sensitive   = true
+}
+
+output "database_migrator" {
+  description = "The password, for arguments that are written and never read."
+  value       = ephemeral.aws_secretsmanager_secret_version.database_migrator.secret_string
+  ephemeral   = true
 }

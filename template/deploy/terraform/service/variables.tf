@@ -13,8 +13,8 @@ variable "secrets" {
 }
 
 variable "passwords" {
-  description = "The values of those secrets, by name; they are written to where they are needed, and kept in no state."
-  type        = map(string)
+  description = "Of the database's users. They are written to where they are needed, and kept in no state."
+  type        = object({ database_app = string, database_migrator = string })
   ephemeral   = true
   sensitive   = true
 }
