@@ -35,6 +35,7 @@ module "network" {
   source            = "./network"
   name              = local.name
   cidr              = var.cidr
+  zones             = var.zones
   key_arn           = var.secrets.key_arn
   nat_in_every_zone = local.production
 }
@@ -147,6 +148,6 @@ resource "aws_ecr_lifecycle_policy" "this" {
 resource "aws_secretsmanager_secret" "smtp_url" {
   #checkov:skip=CKV2_AWS_57:whoever runs the mail server chose it, and Terraform cannot choose another
   name        = "${local.name}/app_smtp_url"
-  description = "smtp://user:password@host:587, or smtps://"
+  description = "Where mail goes: smtp:// with STARTTLS, or smtps://"
   kms_key_id  = var.secrets.key_arn
 }

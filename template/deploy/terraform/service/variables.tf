@@ -79,6 +79,15 @@ variable "variables" {
   default     = {}
 }
 
+variable "zones" {
+  description = "The two availability zones. By name, so that a third one that AWS opens moves nothing."
+  type        = list(string)
+  validation {
+    condition     = length(distinct(var.zones)) == 2
+    error_message = "zones needs two different ones."
+  }
+}
+
 variable "cidr" {
   description = "The network, of 16 bits."
   type        = string

@@ -8,6 +8,10 @@ variable "cidr" {
   type = string
 }
 
+variable "zones" {
+  type = list(string)
+}
+
 variable "key_arn" {
   type = string
 }
@@ -16,13 +20,8 @@ variable "nat_in_every_zone" {
   type = bool
 }
 
-data "aws_availability_zones" "available" {
-  state = "available"
-}
-
 locals {
-  zones = slice(data.aws_availability_zones.available.names, 0, 2)
-  ways  = var.nat_in_every_zone ? 2 : 1
+  ways = var.nat_in_every_zone ? 2 : 1
 }
 
 resource "aws_vpc" "this" {
@@ -40,25 +39,25 @@ resource "aws_default_security_group" "this" {
 resource "aws_subnet" "public" {
   count             = 2
   vpc_id            = aws_vpc.this.id
-  availability_zone = local.zones[count.index]
+  availability_zone = var.zones[count.index]
   cidr_block        = cidrsubnet(var.cidr, 8, count.index)
-  tags              = { Name = "${var.name}-public-${local.zones[count.index]}" }
+  tags              = { Name = "${var.name}-public-${var.zones[count.index]}" }
 }
 
 resource "aws_subnet" "private" {
   count             = 2
   vpc_id            = aws_vpc.this.id
-  availability_zone = local.zones[count.index]
+  availability_zone = var.zones[count.index]
   cidr_block        = cidrsubnet(var.cidr, 8, 10 + count.index)
-  tags              = { Name = "${var.name}-private-${local.zones[count.index]}" }
+  tags              = { Name = "${var.name}-private-${var.zones[count.index]}" }
 }
 
 resource "aws_subnet" "data" {
   count             = 2
   vpc_id            = aws_vpc.this.id
-  availability_zone = local.zones[count.index]
+  availability_zone = var.zones[count.index]
   cidr_block        = cidrsubnet(var.cidr, 8, 20 + count.index)
-  tags              = { Name = "${var.name}-data-${local.zones[count.index]}" }
+  tags              = { Name = "${var.name}-data-${var.zones[count.index]}" }
 }
 
 resource "aws_internet_gateway" "this" {
@@ -68,7 +67,7 @@ resource "aws_internet_gateway" "this" {
 resource "aws_eip" "nat" {
   count  = local.ways
   domain = "vpc"
-  tags   = { Name = "${var.name}-nat-${local.zones[count.index]}" }
+  tags   = { Name = "${var.name}-nat-${var.zones[count.index]}" }
 }
 
 resource "aws_nat_gateway" "this" {
