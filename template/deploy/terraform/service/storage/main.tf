@@ -110,6 +110,7 @@ resource "aws_s3_bucket_logging" "backups" {
   bucket        = aws_s3_bucket.backups.id
   target_bucket = aws_s3_bucket.logs.id
   target_prefix = "backups/"
+  depends_on    = [aws_s3_bucket_policy.this]
 }
 
 resource "aws_s3_bucket_policy" "this" {
