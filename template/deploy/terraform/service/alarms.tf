@@ -18,9 +18,7 @@ locals {
     database-disk   = { metric = "FreeStorageSpace", namespace = "AWS/RDS", of = local.database, statistic = "Minimum", limit = 2147483648, below = true }
     database-memory = { metric = "FreeableMemory", namespace = "AWS/RDS", of = local.database, statistic = "Minimum", limit = 67108864, below = true }
     certificate     = { metric = "DaysToExpiry", namespace = "AWS/CertificateManager", of = { CertificateArn = module.edge.certificate_arn }, statistic = "Minimum", limit = 21, below = true, period = 86400 }
-    }, local.answers.valkey ? {
-    valkey-memory = { metric = "DatabaseMemoryUsagePercentage", namespace = "AWS/ElastiCache", of = { CacheClusterId = one(module.valkey).first_node }, statistic = "Maximum", limit = 80 }
-  } : {})
+  }, local.shared_store.alarms)
 }
 
 resource "aws_sns_topic" "alarms" {

@@ -28,7 +28,7 @@ locals {
     DATABASE_URL   = module.database.secrets["database_url"]
     APP_SECRET_KEY = var.secrets.arns["app_secret_key"]
     APP_SMTP_URL   = aws_secretsmanager_secret.smtp_url.arn
-  }, local.answers.valkey ? { APP_VALKEY_URL = one(module.valkey).url_secret } : {})
+  }, local.shared_store.secrets)
 }
 
 module "network" {
@@ -76,19 +76,6 @@ module "database" {
   versions             = var.secrets.versions
 }
 
-module "valkey" {
-  source               = "./valkey"
-  count                = local.answers.valkey ? 1 : 0
-  name                 = local.name
-  production           = local.production
-  vpc_id               = module.network.vpc_id
-  subnets              = module.network.data_subnets
-  tasks_security_group = module.compute.security_group
-  key_arn              = var.secrets.key_arn
-  password_arn         = var.secrets.arns["valkey"]
-  password_version     = var.secrets.versions["valkey"]
-}
-
 module "compute" {
   source                  = "./compute"
   name                    = local.name
@@ -104,7 +91,7 @@ module "compute" {
   key_arn                 = var.secrets.key_arn
   stores = merge(
     { database = { security_group = module.database.security_group, port = 5432 } },
-    local.answers.valkey ? { valkey = { security_group = one(module.valkey).security_group, port = 6379 } } : {},
+    local.shared_store.reached,
   )
 }
 

@@ -7,9 +7,6 @@ mock_provider "aws" {
   mock_data "aws_region" {
     defaults = { name = "eu-central-1" }
   }
-  mock_data "aws_secretsmanager_secret_version" {
-    defaults = { secret_string = "a-password-of-a-test" }
-  }
   mock_resource "aws_acm_certificate" {
     defaults = {
       arn = "arn:aws:acm:eu-central-1:111111111111:certificate/mock"
@@ -54,8 +51,8 @@ variables {
   production  = true
   protected   = true
   secrets = {
-    arns     = { app_secret_key = "arn:key", database_app = "arn:app", database_migrator = "arn:migrator", valkey = "arn:valkey" }
-    versions = { app_secret_key = 1, database_app = 1, database_migrator = 1, valkey = 1 }
+    arns     = { app_secret_key = "arn:key", database_app = "arn:app", database_migrator = "arn:migrator" }
+    versions = { app_secret_key = 1, database_app = 1, database_migrator = 1 }
     key_arn  = "arn:aws:kms:eu-central-1:111111111111:key/mock"
   }
   passwords          = { database_app = "one", database_migrator = "another" }
@@ -346,29 +343,6 @@ run "storage_in_production" {
   assert {
     condition     = alltrue([for policy in aws_s3_bucket_policy.this : jsondecode(policy.policy).Statement[0].Condition.Bool["aws:SecureTransport"] == "false" && jsondecode(policy.policy).Statement[0].Effect == "Deny"])
     error_message = "A bucket must refuse a request without TLS."
-  }
-}
-
-run "valkey" {
-  module {
-    source = "./valkey"
-  }
-  variables {
-    tasks_security_group = "sg-tasks"
-    password_arn         = "arn:valkey"
-    password_version     = 1
-  }
-  assert {
-    condition     = aws_elasticache_replication_group.this.transit_encryption_enabled && aws_elasticache_replication_group.this.auth_token == "a-password-of-a-test"
-    error_message = "Valkey must ask for TLS and a password."
-  }
-  assert {
-    condition     = aws_elasticache_replication_group.this.at_rest_encryption_enabled && aws_elasticache_replication_group.this.multi_az_enabled
-    error_message = "Valkey is to be encrypted, and in production in two zones."
-  }
-  assert {
-    condition     = aws_vpc_security_group_ingress_rule.tasks.referenced_security_group_id == "sg-tasks"
-    error_message = "Only the tasks may reach Valkey."
   }
 }
 
