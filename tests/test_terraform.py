@@ -1,13 +1,15 @@
 """AWS, as Terraform would build it: formatted, valid, checked, tested with mocks, and built once in a stand-in for AWS.
 
-Terraform and its provider for AWS come from no package. Where they are not there, these tests are skipped; .ci/run says
-what the pipeline then does.
+Terraform comes from no package. Where it is not installed these tests are skipped, and .ci/run, where nothing may be
+skipped, leaves them out and says so.
 """
 
 import http.client
 import json
 import os
+import re
 import shutil
+import ssl
 import subprocess
 import sys
 from collections.abc import Generator, Mapping
@@ -135,6 +137,26 @@ def test_environments_arrive_with_the_answer_and_are_theirs_from_then_on(templat
     run_update(folder, vcs_ref="v0.0.2", defaults=True, overwrite=True, unsafe=True, quiet=True)
     assert (folder / "deploy/terraform/staging/main.tf").read_text() == "# mine\n"
     assert (folder / "deploy/terraform/secrets/main.tf").read_text() == "# newer\n"
+
+
+def test_each_region_has_the_root_that_signs_for_its_databases(service: Path):
+    text = (service / "rds-ca.crt").read_text()
+    roots = re.findall(
+        r"^# (\S+)\n(-----BEGIN CERTIFICATE-----.+?-----END CERTIFICATE-----)$", text, re.MULTILINE | re.DOTALL
+    )
+    assert len(roots) == text.count("BEGIN CERTIFICATE") == len(dict(roots)) > 20
+    for region, root in roots:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.load_verify_locations(cadata=root)
+        (known,) = context.get_ca_certs()
+        assert (("commonName", f"Amazon RDS {region} Root CA RSA2048 G1"),) in cast("tuple[Any, ...]", known["subject"])
+
+
+def test_the_image_has_the_file_that_the_address_of_the_database_names(service: Path):
+    image = (service.parent / "Dockerfile").read_text().splitlines()
+    assert "COPY deploy/terraform/rds-ca.crt rds-ca.crt" in image[image.index("WORKDIR /app") + 1 :]
+    assert "!deploy/terraform/rds-ca.crt" in (service.parent / "Dockerfile.dockerignore").read_text().splitlines()
+    assert "sslrootcert=/app/rds-ca.crt" in (service / "service" / "database" / "main.tf").read_text()
 
 
 def test_it_is_formatted(service: Path, plugins: list[str]):
