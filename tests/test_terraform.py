@@ -26,7 +26,7 @@ ENVIRONMENTS = ("staging", "production")
 ACCOUNT = "123456789012"
 STATE = f"terraform-state-{ACCOUNT}-eu-central-1"
 
-# moto has one account, speaks plain HTTP, knows no subscribers of a budget, and has no zone until one is made.
+# moto has one account and speaks plain HTTP, cannot list the tags of budgets and autoscaling, and has no zone yet.
 STAND_IN = {
     "account/stand_in_override.tf": """
         provider "aws" {
@@ -60,15 +60,18 @@ STAND_IN = {
         """,
     "service/stand_in_override.tf": """
         resource "aws_budgets_budget" "this" {
-          dynamic "notification" {
-            for_each = {}
-            content {
-              notification_type   = notification.key
-              comparison_operator = "GREATER_THAN"
-              threshold           = notification.value
-              threshold_type      = "PERCENTAGE"
-            }
-          }
+          count = 0
+        }
+        """,
+    "service/compute/stand_in_override.tf": """
+        resource "aws_appautoscaling_target" "this" {
+          count = 0
+        }
+        resource "aws_appautoscaling_policy" "cpu" {
+          count              = 0
+          service_namespace  = "ecs"
+          resource_id        = "none"
+          scalable_dimension = "none"
         }
         """,
 }

@@ -16,6 +16,7 @@ data "aws_caller_identity" "this" {}
 
 locals {
   buckets = { backups = aws_s3_bucket.backups, logs = aws_s3_bucket.logs }
+  writers = { backups = "logging.s3.amazonaws.com", balancer = "logdelivery.elasticloadbalancing.amazonaws.com" }
 }
 
 resource "aws_s3_bucket" "backups" {
@@ -121,16 +122,16 @@ resource "aws_s3_bucket_policy" "this" {
     Statement = concat([{
       Sid       = "OnlyThroughTls"
       Effect    = "Deny"
-      Principal = "*"
+      Principal = { AWS = "*" }
       Action    = "s3:*"
       Resource  = [each.value.arn, "${each.value.arn}/*"]
       Condition = { Bool = { "aws:SecureTransport" = "false" } }
-      }], each.key == "logs" ? [{
-      Sid       = "LogsOfThisAccount"
+      }], each.key == "logs" ? [for prefix, writer in local.writers : {
+      Sid       = "Logs${title(prefix)}"
       Effect    = "Allow"
-      Principal = { Service = ["logdelivery.elasticloadbalancing.amazonaws.com", "logging.s3.amazonaws.com"] }
+      Principal = { Service = writer }
       Action    = "s3:PutObject"
-      Resource  = "${each.value.arn}/*"
+      Resource  = "${each.value.arn}/${prefix}/*"
       Condition = { StringEquals = { "aws:SourceAccount" = data.aws_caller_identity.this.account_id } }
     }] : [])
   })
