@@ -225,6 +225,7 @@ class TestInAStandInForAws:
         keys = {"AWS_ACCESS_KEY_ID": "testing", "AWS_SECRET_ACCESS_KEY": "testing", "AWS_REGION": "eu-central-1"}
         return {
             "AWS_ENDPOINT_URL": f"http://{endpoint}",
+            "AWS_MAX_ATTEMPTS": "2",  # what moto cannot do it answers with 500, however often
             "AWS_EC2_METADATA_DISABLED": "true",
             "NO_PROXY": "127.0.0.1",
             **keys,
