@@ -57,7 +57,7 @@ def test_the_demo_answers_the_request_that_it_prints_and_leaves_nothing_behind(t
             process_group=0,  # which a terminal's Ctrl-C reaches as a whole
         )
     try:
-        said = wait_for(r"(?m)^ *(curl .*)$", log, demo)
+        said = wait_for(r"(TOKEN=(?:.|\n)*?curl -H .*)", log, demo)
         assert f"http://127.0.0.1:{port}/docs" in log.read_text()
         answer = subprocess.run(
             ["bash", "-c", f"{said[1]} --fail-with-body --silent"], capture_output=True, check=False

@@ -44,10 +44,8 @@ def running(service: Path, tmp_path: Path) -> Iterator[int]:
 def test_the_readme_takes_one_to_the_first_request(service: Path, running: int):
     start, requests = blocks(service / "README.md", "sh")
     assert start == "make dev\n"
-    answers = [
-        run(service, "bash", "-euc", command.replace(":8000", f":{running}"))
-        for command in [*requests.split("\n\n"), requests.split("\n\n")[0]]
-    ]
+    sign_in, place, page = requests.replace(":8000", f":{running}").split("\n\n")
+    answers = [run(service, "bash", "-euc", f"{sign_in}\n{command}") for command in (place, page, place)]
     assert '"reference":"A-1"' in answers[0]
     assert answers[1].count('"reference":"A-1"') == 1
     assert answers[2].splitlines()[-1] == answers[0].splitlines()[-1], "the same key, the same answer"

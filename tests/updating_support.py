@@ -21,8 +21,13 @@ def commit(folder: Path, message: str) -> None:
 
 
 def make_releases(template: Path, folder: Path) -> None:
-    """Make a repository of the template as it lies, tagged OLD, and of one in which every file differs, tagged NEW."""
+    """Make a repository of the template as it lies, tagged OLD, and of one in which every file differs, tagged NEW.
+
+    The new one asks a question that the old one did not know.
+    """
     shutil.copytree(template, folder)
+    rename_question(folder, "shared_store", "unasked")
+    replace(folder, "copier.yml", "unasked:\n", "unasked:\n  when: false\n")
     write(folder, "template/chassis/src/chassis/dropped.py", "OLD = True\n")
     write(folder, "template/src/{{ package_name }}/dropped.py", "OLD = True\n")
     write(folder, "template/chassis/src/chassis/merged.py", "".join(f"LINE_{n} = {n}\n" for n in range(20)))
@@ -41,6 +46,8 @@ def make_releases(template: Path, folder: Path) -> None:
     write(folder, "template/docs/added.md", "# New\n")
     (folder / "template/deploy/start").chmod(0o755)
     replace(folder, "template/chassis/src/chassis/merged.py", "LINE_5 = 5", "LINE_5 = 50")
+    replace(folder, "copier.yml", "unasked:\n  when: false\n", "unasked:\n")
+    rename_question(folder, "unasked", "shared_store")
     commit(folder, "The second release")
     git(folder, "tag", NEW)
 
@@ -54,6 +61,11 @@ def replace(folder: Path, path: str, old: str, new: str) -> None:
     text = (folder / path).read_text()
     assert old in text, f"{path} has no {old!r}"
     (folder / path).write_text(text.replace(old, new, 1))
+
+
+def rename_question(folder: Path, before: str, after: str) -> None:
+    for file in (folder / "copier.yml", *folder.glob("template/**/*.jinja"), *folder.glob("template/**/.*.jinja")):
+        file.write_text(file.read_text().replace(before, after))
 
 
 def copy(releases: Path, folder: Path, release: str) -> None:

@@ -9,13 +9,14 @@ COPIER := $(UV) tool run --from 'copier>=9.19.1,<10' copier
 # An activated environment is another project's, as far as uv can tell.
 unexport VIRTUAL_ENV
 
-.PHONY: help dev stop test check format module migrate update installed
+.PHONY: help dev stop test fuzz check format module migrate update installed
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make dev       start a PostgreSQL in .dev/, migrate, serve on PORT (8000), again on every change; Ctrl-C stops all"
 	@echo "make stop      stop what a 'make dev' that was killed left running"
 	@echo "make test      run the tests on a real PostgreSQL; ARGS='-k text' chooses"
+	@echo "make fuzz      send all that may break a route for ten minutes; ARGS='--seed=1' repeats what a run has printed"
 	@echo "make check     lint, format, types, import contracts, what migrations would lock"
 	@echo "make format    put right what make check says of the format"
 	@echo "make module    write a new module and its test, as in make module NAME=invoices"
@@ -30,6 +31,10 @@ stop: installed
 
 test: installed
 	@$(BIN)/pytest --numprocesses=auto $(ARGS)
+
+# Half of the time in each of two roles: an access token lasts no longer.
+fuzz: installed
+	@FUZZ='--max-time=300 $(ARGS)' $(BIN)/pytest --numprocesses=0 --capture=no chassis/tests/test_contract.py
 
 check: installed
 	$(BIN)/ruff check
@@ -52,6 +57,7 @@ migrate: installed
 update: installed
 	$(COPIER) update --trust --skip-answered $(ARGS)
 	@$(UV) sync --quiet
+	@$(BIN)/chassis permissions --write
 	@echo "uv.lock is brought up to date: commit it too. 'make dev' and the deployment run what there is to migrate."
 
 # Quick when nothing is missing, and quiet. What an installer says is kept for when something is.

@@ -1,6 +1,7 @@
-"""The command: exit codes, one clear line where something is wrong, and what `chassis config` says of variables."""
+"""The command: exit codes, one clear line where something is wrong, what `chassis config` and docs/security.md say."""
 
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -194,6 +195,7 @@ def test_the_verdict_of_production_can_be_had_elsewhere(capsys: pytest.CaptureFi
         "APP_PUBLIC_URL is required in staging and production",
         "APP_SMTP_URL is required in staging and production: people verify their addresses by mail",
         "APP_MAIL_FROM is required in staging and production",
+        "APP_SECURITY_CONTACT is required in staging and production: /.well-known/security.txt says it",
         *(["APP_VALKEY_URL is required in staging and production"] if "valkey" in FEATURES else []),
         "APP_DOCS must be a valid boolean",
         "APP_SECRT_KEY is not a variable of this service: did you mean APP_SECRET_KEY?",
@@ -202,3 +204,31 @@ def test_the_verdict_of_production_can_be_had_elsewhere(capsys: pytest.CaptureFi
     assert len(out.splitlines()) == len(variables(Settings))
     for secret in (KEY, "vT4kQ9zLx2WmR7", "hunter2"):
         assert secret not in out + err
+
+
+COLLECT = """
+import inspect, sys, pytest
+
+class Named:
+    def pytest_collection_modifyitems(self, items):
+        for item in items:
+            skips = [mark.args or [True] for mark in item.iter_markers() if mark.name in ("skip", "skipif")]
+            if any(map(any, skips)) or "pytest.skip(" in inspect.getsource(item.function):
+                print(f"skipped: {item.nodeid}")
+
+options = ["--collect-only", "--quiet", "--capture=no", "-p", "no:cacheprovider"]
+sys.exit(pytest.main([*options, *sys.argv[1:]], plugins=[Named()]))
+"""
+
+
+def test_every_test_that_the_page_on_security_names_is_there_and_runs() -> None:
+    root = Path(__file__).parents[2]
+    rows = re.findall(r"^\| (?!who \||practice \|).+", (root / "docs" / "security.md").read_text("utf-8"), re.MULTILINE)
+    named = {row: re.findall(r"`([\w/]+\.py::\w+)`", row) for row in rows}
+    assert [row for row, tests in named.items() if not tests] == []
+    tests = sorted({test for tests in named.values() for test in tests})
+    assert len(tests) > 1
+    collect = [sys.executable, "-c", COLLECT, *tests]
+    run = subprocess.run(collect, cwd=root, capture_output=True, text=True, check=False, timeout=60)
+    lines = [line for line in (run.stdout + run.stderr).splitlines() if line.startswith(("ERROR", "skipped"))]
+    assert (lines, run.returncode) == ([], 0), "docs/security.md names a test that is skipped or has another name"

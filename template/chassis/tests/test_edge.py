@@ -34,6 +34,7 @@ PRODUCTION = {
     "APP_ALLOWED_HOSTS": "localhost,api.shop.example",
     "APP_SMTP_URL": "smtp://127.0.0.1",
     "APP_MAIL_FROM": "no-reply@example.com",
+    "APP_SECURITY_CONTACT": "https://example.com/security",
 }
 if "valkey" in FEATURES:
     PRODUCTION["APP_VALKEY_URL"] = "valkey://127.0.0.1:1"

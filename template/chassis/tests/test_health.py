@@ -4,6 +4,7 @@ import asyncio
 import urllib.error
 import urllib.request
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from time import monotonic
 from typing import Any
 
@@ -54,6 +55,22 @@ async def test_being_alive_asks_nobody() -> None:
     async with at_root(service_on(NOWHERE)) as client:  # not started: there is no pool that it could ask
         answer = await client.get("/livez")
     assert (answer.status_code, answer.json()) == (200, {"status": "ok"})
+
+
+async def test_whoever_found_a_hole_is_told_whom_to_tell() -> None:
+    """RFC 9116: a contact, and a day less than a year from now until which this holds."""
+    service = create_app(Settings, [])
+    contact = {"APP_SECURITY_CONTACT": "mailto:security@shop.com", "DATABASE_URL": NOWHERE}
+    service.configure(load(Settings, {"APP_ENVIRONMENT": "test", "APP_LIMIT_PER_ADDRESS": "1", **contact}))
+    async with at_root(service) as client:
+        answer = await client.get("/.well-known/security.txt")
+        limited = await client.get("/.well-known/security.txt")
+    assert (answer.status_code, answer.headers["content-type"]) == (200, "text/plain; charset=utf-8")
+    fields = dict(line.split(": ", 1) for line in answer.text.splitlines())
+    assert fields.keys() == {"Contact", "Expires"}
+    assert fields["Contact"] == "mailto:security@shop.com"
+    assert timedelta(days=90) < datetime.fromisoformat(fields["Expires"]) - datetime.now(UTC) < timedelta(days=365)
+    assert limited.status_code == 429
 
 
 async def test_without_a_database_it_is_not_ready_and_says_so_in_time() -> None:

@@ -273,6 +273,7 @@ def test_on_a_terminal_lines_are_pretty_unless_deployed(environment: str, tmp_pa
             "public_url": "https://a.test",
             "smtp_url": "smtp://a.test",
             "mail_from": "no-reply@example.com",
+            "security_contact": "mailto:security@example.com",
         }
         if "valkey" in FEATURES:
             more["valkey_url"] = "valkey://localhost"

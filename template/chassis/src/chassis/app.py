@@ -3,6 +3,7 @@
 from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import asynccontextmanager
 from importlib.metadata import entry_points, version
+from typing import Any, NamedTuple
 
 from fastapi import FastAPI
 from fastapi.dependencies.models import Dependant
@@ -37,6 +38,14 @@ class BootRefused(Exception):
     def __init__(self, problems: Sequence[str]) -> None:
         super().__init__("\n".join(problems))
         self.problems = problems
+
+
+class Access(NamedTuple):
+    """One route, and the permissions that a caller needs, all of them. With none it is public."""
+
+    method: str
+    path: str
+    permissions: frozenset[str]
 
 
 class Service(FastAPI):
@@ -77,6 +86,13 @@ class Service(FastAPI):
         if problems:
             raise BootRefused(problems)
 
+    def openapi(self) -> dict[str, Any]:
+        """The OpenAPI document, with every answer that a route may give."""
+        if self.openapi_schema is None:
+            routes = [context for context, _ in self._endpoints if isinstance(context.original_route, APIRoute)]
+            docs.complete(super().openapi(), [(route, list(_dependencies(route.dependant))) for route in routes])
+        return super().openapi()
+
     def configure(self, settings: Settings) -> None:
         """Put the service together for `settings`. Nothing connects before the lifespan starts."""
         listeners: dict[type, list[Listener]] = {}
@@ -91,6 +107,14 @@ class Service(FastAPI):
         routes = self._routes(with_docs=settings.docs)
         self.edge = Edge(settings, self.database, routes, super().__call__, self.identity.authenticate)
         metrics.build.labels(PROJECT, self.version, settings.revision).set(1)
+
+    def access(self) -> Iterator[Access]:
+        """Every route of ours, with what it asks for."""
+        for context, _ in self._endpoints:
+            if isinstance(context.original_route, APIRoute):
+                permissions = frozenset(_permissions(context.dependant))
+                for method in sorted(context.methods or ()):
+                    yield Access(method, context.path or "/", permissions)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         scope["app"] = self
@@ -113,7 +137,7 @@ class Service(FastAPI):
         name = f"{', '.join(sorted(context.methods or ()))} {context.path}"
         known = {permission for module in self.modules for permission in module.permissions}
         wanted = list(_dependencies(context.dependant))
-        permissions = {call.permission for call in wanted if isinstance(call, Require)}
+        permissions = _permissions(context.dependant)
         if not permissions and anybody not in wanted:
             yield f"{name}: say who may call it, with may(…) in its signature or dependencies=[public]"
         for permission in sorted(permissions - known):
@@ -126,6 +150,10 @@ class Service(FastAPI):
             yield f"{name}: Idempotent needs may(…) and Transaction beside it: a key has a caller and an effect"
         if endpoint is None and idempotent in wanted:
             yield f"{name}: Idempotent takes only plain parameters, one JSON body and async dependencies beside it"
+
+
+def _permissions(dependant: Dependant) -> set[str]:
+    return {call.permission for call in _dependencies(dependant) if isinstance(call, Require)}
 
 
 def _dependencies(dependant: Dependant) -> Iterator[object]:

@@ -79,11 +79,26 @@ def migration_lint(_: argparse.Namespace) -> int:
 
 def module_new(options: argparse.Namespace) -> int:
     """Write a module: its table, queries, routes and a test, and list it in main.py."""
+    from chassis.app import load_app
     from chassis.dev.new_module import new_module
+    from chassis.identity.module import write_permissions
 
     for path in new_module(options.name):
         print(os.path.relpath(path))
+    print(os.path.relpath(write_permissions(load_app())))
     print(f"Now make it yours. A running 'make dev' migrates and serves it: /v1/{options.name.replace('_', '-')}")
+    return 0
+
+
+def permissions(options: argparse.Namespace) -> int:
+    """Show who may call which route."""
+    from chassis.app import load_app
+    from chassis.identity.module import permissions_page, write_permissions
+
+    if options.write:
+        print(os.path.relpath(write_permissions(load_app())))
+    else:
+        print(permissions_page(load_app()), end="")
     return 0
 
 
@@ -158,6 +173,8 @@ def _parser() -> argparse.ArgumentParser:
     add(migration, "lint", migration_lint)
     module = commands.add_parser("module", help="Write modules.").add_subparsers(metavar="COMMAND", required=True)
     add(module, "new", module_new).add_argument("name", metavar="NAME", help="most often a plural, as in invoices")
+    page = add(commands, "permissions", permissions)
+    page.add_argument("--write", action="store_true", help="into docs/permissions.md, which a test compares")
     environment = add(commands, "config", config)
     environment.add_argument(
         "--env", choices=["development", "test", "staging", "production"], help="as if APP_ENVIRONMENT were this"

@@ -2,7 +2,7 @@
 
 from typing import Annotated
 
-from pydantic import AfterValidator
+from pydantic import AfterValidator, Field
 
 _CODES = """
     AED AFN ALL AMD AOA ARS AUD AWG AZN BAM BBD BDT BHD BIF BMD BND BOB BRL BSD BTN BWP BYN BZD CAD CDF CHF CLP CNY
@@ -23,5 +23,7 @@ def _known(code: str) -> str:
     return code
 
 
-Currency = Annotated[str, AfterValidator(_known)]
+Currency = Annotated[
+    str, AfterValidator(_known), Field(examples=["EUR"], json_schema_extra={"enum": [*sorted(CURRENCIES)]})
+]
 """A currency's three-letter code, such as EUR."""

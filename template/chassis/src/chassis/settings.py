@@ -18,6 +18,7 @@ from chassis.features import FEATURES
 from chassis.settings_reading import PREFIX, ConfigurationRefused, load
 from chassis.settings_rules import (
     check_bind_address,
+    check_contact,
     check_database_url,
     check_hosts,
     check_mail_address,
@@ -96,6 +97,8 @@ class Settings(BaseSettings):
     """Of the server that takes our mail. None in development and test: mail is kept in .dev/mail."""
     mail_from: str = ""
     """The address that mail is from."""
+    security_contact: str = ""
+    """Where people report a vulnerability, a mailto: or https: URL: what /.well-known/security.txt says."""
     trusted_proxies: CommaList = ()
     """The networks of our own proxies, whose X-Forwarded-For is believed."""
     limit_per_address: PerMinute = 600
@@ -264,4 +267,14 @@ class Settings(BaseSettings):
                 raise refusal("is required in staging and production")
             return "service@localhost"
         check_mail_address(value)
+        return value
+
+    @field_validator("security_contact")
+    @classmethod
+    def _security_contact(cls, value: str, info: ValidationInfo) -> str:
+        if not value:
+            if _is_deployed(info.data):
+                raise refusal("is required in staging and production: /.well-known/security.txt says it")
+            return "mailto:service@localhost"
+        check_contact(value)
         return value

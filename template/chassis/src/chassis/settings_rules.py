@@ -124,6 +124,15 @@ def check_mail_address(address: str) -> None:
         raise refusal("must be an e-mail address, such as no-reply@example.com") from None
 
 
+def check_contact(url: str) -> None:
+    """Refuse what RFC 9116 (section 2.5.3) would not take for a contact: a mailto: or https: URL."""
+    scheme, _, rest = url.partition(":")
+    if scheme == "mailto":
+        check_mail_address(rest)
+    elif not re.fullmatch(r"https://[a-z0-9.-]+(:[0-9]+)?(/[!-~]*)?", url):
+        raise refusal("must be a mailto: or https: URL, such as mailto:security@example.com")
+
+
 def _is_host(host: str) -> bool:
     if host.startswith("["):
         try:

@@ -17,6 +17,7 @@ import psycopg
 import pytest
 
 from chassis.app import Service, create_app
+from chassis.data.unit_of_work import UnitOfWork
 from chassis.identity import watch
 from chassis.identity.mail import Kept
 from chassis.observe import logs
@@ -99,6 +100,42 @@ def person_of(client: httpx.AsyncClient, address: str, tokens: dict[str, Any]) -
     content = tokens["access_token"].split(".")[1]
     claims = json.loads(base64.urlsafe_b64decode(content + "=" * (-len(content) % 4)))
     return Person(client, address, tokens, UUID(claims["sub"]), UUID(claims["tenant"]))
+
+
+class Work:
+    """Counts what the service does for a request: hashes, queries, transactions."""
+
+    def __init__(self, app: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.done: list[str] = []
+        for owner, name, kind in (
+            (app.identity.passwords, "hash", "hash"),
+            (app.identity.passwords, "matches", "hash"),
+            (UnitOfWork, "all", "query"),
+            (UnitOfWork, "first", "query"),
+            (UnitOfWork, "one", "query"),
+            (UnitOfWork, "run", "query"),
+            (UnitOfWork, "begin", "begin"),
+        ):
+            monkeypatch.setattr(owner, name, self._counted(kind, getattr(owner, name)))
+
+    def _counted(self, kind: str, call: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
+        async def counted(*arguments: Any) -> Any:
+            self.done.append(kind)
+            return await call(*arguments)
+
+        return counted
+
+    async def of(self, request: Awaitable[httpx.Response]) -> tuple[int, dict[str, Any], list[str]]:
+        self.done.clear()
+        answer = await request
+        body: dict[str, Any] = answer.json() if answer.content else {}
+        body.pop("request_id", None)
+        return answer.status_code, body, list(self.done)
+
+
+@pytest.fixture
+def work(app: Service, monkeypatch: pytest.MonkeyPatch) -> Work:
+    return Work(app, monkeypatch)
 
 
 @pytest.fixture

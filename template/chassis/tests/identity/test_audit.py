@@ -24,7 +24,7 @@ async def events(person: Person) -> list[str]:
 
 async def test_what_changes_something_is_recorded_in_its_tenant_alone(join: Join, mailbox: Mailbox):
     ann, bob = await join(), await join()
-    key = (await ann.call("POST", "/api-keys", json={"name": "ci", "scopes": ["orders:read"]})).json()
+    key = (await ann.call("POST", "/api-keys", json={"name": "ci", "scopes": ["members:read"]})).json()
     await ann.call("DELETE", f"/api-keys/{key['id']}")
     change = {"current_password": PASSWORD, "new_password": "seven quiet garden rakes"}
     await ann.call("POST", "/auth/password/change", json=change)
@@ -43,6 +43,61 @@ async def test_what_changes_something_is_recorded_in_its_tenant_alone(join: Join
     assert recorded[2]["subject"] == key["id"]
     assert recorded[0]["request_id"]
     assert await events(bob) == ["authn_login_success", "user_created"]
+
+
+async def test_each_change_of_rights_and_proofs_says_who_did_what_to_whom(join: Join, mailbox: Mailbox, sql: Sql):
+    owner, bob = await join("owner@example.com"), await join("bob@example.com")
+
+    async def do(who: Person, method: str, path: str, **body: Any) -> dict[str, Any]:
+        answer = await who.call(method, path, json=body or None)
+        assert answer.is_success, (path, answer.text)
+        return answer.json() if answer.content else {}
+
+    await do(owner, "POST", "/auth/verify", token=await mailbox.token(owner.email))
+    await do(owner, "PATCH", "/tenants/current", name="The shop")
+    invited = await do(owner, "POST", "/tenants/invitations", email=bob.email, role="viewer")
+    await do(bob, "POST", "/auth/invitations/accept", token=await mailbox.token(bob.email))
+    await do(owner, "PATCH", f"/tenants/members/{bob.id}", role="admin")
+    await do(owner, "DELETE", f"/tenants/members/{bob.id}")
+    other = await do(owner, "POST", "/tenants/invitations", email="carl@example.com")
+    await do(owner, "DELETE", f"/tenants/invitations/{other['id']}")
+    sessions = [session for (session,) in sql("select id from chassis.sessions where account_id = %s", owner.id)]
+    phone, tablet = await sign_in(owner.client, owner.email), await sign_in(owner.client, owner.email)
+    await do(phone, "DELETE", f"/auth/sessions/{sessions[0]}")
+    await do(phone, "POST", "/auth/signout")
+    await do(tablet, "DELETE", "/auth/sessions")
+    await do(tablet, "POST", "/auth/password/forgot", email=owner.email)
+    await do(
+        owner,
+        "POST",
+        "/auth/password/reset",
+        token=await mailbox.token(owner.email),
+        password="seven quiet garden rakes",
+    )
+
+    trail = (
+        "select event, actor, subject, details, request_id from chassis.audit where tenant_id = %s order by position"
+    )
+    recorded = sql(trail, owner.tenant_id)
+    assert all(request_id for *_, request_id in recorded)
+    assert {actor for _, actor, *_ in recorded} == {owner.id, bob.id}
+    me, them = str(owner.id), str(bob.id)
+    assert [(event, subject, details) for event, _, subject, details, _ in recorded[2:]] == [
+        ("user_updated", me, {"change": "verified"}),
+        ("authz_admin", str(owner.tenant_id), {"change": "tenant renamed"}),
+        ("authz_admin", invited["id"], {"change": "invited", "role": "viewer"}),
+        ("privilege_permissions_changed", them, {"before": None, "after": "viewer"}),
+        ("privilege_permissions_changed", them, {"before": "viewer", "after": "admin"}),
+        ("privilege_permissions_changed", them, {"before": "admin", "after": None}),
+        ("authz_admin", other["id"], {"change": "invited", "role": "member"}),
+        ("authz_admin", other["id"], {"change": "invitation withdrawn"}),
+        ("authn_login_success", me, {}),
+        ("authn_login_success", me, {}),
+        ("authn_token_revoked", str(sessions[0]), {}),
+        ("authn_token_revoked", recorded[13][2], {"how": "signed out"}),
+        ("authn_token_revoked", me, {"sessions": 1}),
+        ("authn_password_change", me, {"how": "reset"}),
+    ]
 
 
 async def test_it_is_read_in_pages_and_only_by_those_who_may(join: Join, as_principal: Callable[..., dict[str, str]]):
@@ -65,9 +120,10 @@ async def test_neither_the_trail_nor_the_log_holds_addresses_or_tokens(
     used = ann.tokens["refresh_token"]
     for _ in range(2):
         await ann.client.post("/v1/auth/refresh", json={"refresh_token": used})
-    said = logged() + "".join(row for (row,) in sql("select a::text from chassis.audit a"))
+    log = logged()
+    said = log + "".join(row for (row,) in sql("select a::text from chassis.audit a"))
     for event in ("user_created", "authn_login_success", "authn_login_fail", "authn_token_reuse"):
-        assert event in said
+        assert f'"event":"{event}"' in log
     for secret in ("ann@example.com", "nobody@example.com", PASSWORD, token, used, ann.tokens["access_token"]):
         assert secret not in said
 
@@ -131,7 +187,7 @@ TAMPERED = {
 async def test_the_first_row_that_was_touched_is_named(join: Join, database: TestDatabase, sql: Sql, change: str):
     ann, bob = await join(), await join()
     for _ in range(3):
-        await ann.call("POST", "/api-keys", json={"name": "ci", "scopes": ["orders:read"]})
+        await ann.call("POST", "/api-keys", json={"name": "ci", "scopes": ["members:read"]})
     assert trail(database) == []
     sql(TAMPERED[change])
     (found,) = trail(database)

@@ -2,6 +2,8 @@
 
 import asyncio
 import time
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -39,6 +41,11 @@ from chassis.identity.passwords import Cost, Passwords
         "ann.lee@example.com",
         "ann.lee@example.com1",
         "annleeannleeannlee",
+        "mailcreated5240",
+        "polniypizdec0211",
+        "elephantelephant",
+        "Pakistan2024!pakistan",
+        "drowssapdrowssap",
     ],
 )
 def test_what_everybody_tries_is_refused(password: str):
@@ -47,11 +54,31 @@ def test_what_everybody_tries_is_refused(password: str):
     assert refused.value.code == "password_guessable"
 
 
+def test_each_of_the_most_common_passwords_is_refused_however_it_is_stretched():
+    known = (Path(passwords.__file__).parent / "common_passwords.txt").read_text("utf-8").split()
+    assert len(known) > 3900
+    stretches: list[Callable[[str], str]] = [
+        lambda word: word * 6,
+        lambda word: f"{word}123456789012",
+        lambda word: f"{word.title()}-{word}-{word}-{word}!",
+        lambda word: f"{word.upper()}2024aaaaaaaaaaaa",
+    ]
+    taken: list[str] = []
+    for number, word in enumerate(known[::3]):
+        try:
+            passwords.refuse_guessable(stretches[number % 4](word))
+            taken.append(word)
+        except Problem as refused:
+            assert refused.code == "password_guessable"  # noqa: PT017  (most of a thousand do raise)
+    assert taken == []
+
+
 @pytest.mark.parametrize(
     "password",
     [
         "a stool, two maps and rust",
         "seven quiet garden rakes",
+        "tiger window guitar purple",
         "purplemonkeydishwasher",
         "kq8vJ2mZ0pLx5rT",
         "0a1f5c7e9b3d2846",
@@ -113,6 +140,8 @@ async def test_composed_and_decomposed_accents_are_one_password():
         ("JOSÉ@example.com", "josé@example.com"),
         ("jose\u0301@example.com", "josé@example.com"),
         ("straße@example.com", "strasse@example.com"),
+        ("анна@example.com", "анна@example.com"),
+        ("анна@пример.example.com", "анна@xn--e1afmkfd.example.com"),
     ],
 )
 def test_an_address_has_one_form(typed: str, canonical: str):
@@ -127,7 +156,8 @@ def test_what_was_typed_is_kept_for_the_mail():
     "text",
     ["", "ann", "ann@", "@example.com", "ann@example", "ann@@example.com", "a b@example.com", "ann@exam ple.com",
      "Ann <ann@example.com>", "ann@example.com\nBcc: eve@example.com", "ann\u202e@example.com", "ann\uff20example.com",
-     "\uff41nn\ufe6beve@example.com", "ann@[127.0.0.1]", "x" * 65 + "@example.com", '"a b"@example.com'],
+     "\uff41nn\ufe6beve@example.com", "\u0430nn@example.com", "ann@ex\u0430mple.com", "\u00b5nn@example.com",
+     "ann@[127.0.0.1]", "x" * 65 + "@example.com", '"a b"@example.com'],
 )  # fmt: skip
 def test_what_is_no_address_is_refused(text: str):
     with pytest.raises(Problem) as refused:

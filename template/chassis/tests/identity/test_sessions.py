@@ -5,10 +5,13 @@ from base64 import urlsafe_b64decode
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
 from typing import Any
+from uuid import uuid4
 
 import httpx
 import pytest
 
+from chassis.app import Service
+from chassis.identity import watch
 from chassis.identity.watch import PERIOD_SECONDS, STALE_SECONDS
 
 from .conftest import PASSWORD, QUICK_SECONDS, Mailbox, Person, eventually, person_of, sign_in
@@ -25,7 +28,7 @@ async def refresh(person: Person, token: str | None = None) -> httpx.Response:
 
 
 async def alive(person: Person) -> bool:
-    return (await person.call("GET", "/orders")).status_code == 200
+    return (await person.call("GET", "/tenants/members")).status_code == 200
 
 
 async def test_a_refresh_token_brings_the_next_one(join: Join):
@@ -199,6 +202,19 @@ async def test_links_sent_before_a_new_password_are_void(join: Join, client: htt
     assert answer.status_code == 400
 
 
+async def test_one_link_that_was_followed_voids_the_others(join: Join, client: httpx.AsyncClient, mailbox: Mailbox):
+    ann = await join()
+    verifying = await mailbox.token(ann.email)
+    tokens: list[str] = []
+    for _ in range(2):
+        await client.post("/v1/auth/password/forgot", json={"email": ann.email})
+        tokens.append(await mailbox.token(ann.email))
+    for token, status in ((tokens[1], 204), (tokens[0], 400)):
+        body = {"token": token, "password": "seven quiet garden rakes"}
+        assert (await client.post("/v1/auth/password/reset", json=body)).status_code == status
+    assert (await client.post("/v1/auth/verify", json={"token": verifying})).status_code == 400
+
+
 async def test_switching_ends_the_old_session_and_goes_no_further(join: Join, sql: Sql):
     ann, bob = await join(), await join()
     sql(
@@ -210,15 +226,12 @@ async def test_switching_ends_the_old_session_and_goes_no_further(join: Join, sq
     there = person_of(ann.client, ann.email, answer.json())
     assert (there.id, there.tenant_id) == (ann.id, bob.tenant_id)
     assert await alive(there)
-    order = await there.call(
-        "POST",
-        "/orders",
-        json={},
-    )
-    assert order.status_code == 403
+    assert (await there.call("POST", "/tenants/invitations", json={})).status_code == 403
     assert not await alive(ann)
     assert (await refresh(there)).status_code == 200
     assert sql("select count(distinct expires_at) from chassis.sessions where account_id = %s", ann.id) == [(1,)]
+    recorded = "select details from chassis.audit where tenant_id = %s and actor = %s"
+    assert sql(recorded, bob.tenant_id, ann.id) == [({"how": "switch"},)]
 
 
 async def test_nobody_switches_to_a_tenant_of_others(join: Join):
@@ -267,6 +280,59 @@ async def test_seconds_to_dead_on_another_replica(
         return not await alive(there)
 
     assert await eventually(dead, 5) < 2 * QUICK_SECONDS + 1
+
+
+async def test_who_knows_too_little_of_what_was_revoked_believes_nobody(app: Service, join: Join):
+    ann = await join()
+    vars(app.identity.watch)["_fresh_until"] = 0.0
+    for token in (ann.tokens["access_token"], f"sk_{0:048}", "of a key that this replica may not know yet"):
+        answer = await ann.client.get("/v1/tenants", headers={"Authorization": f"Bearer {token}"})
+        assert (answer.status_code, answer.json()["code"]) == (503, "authentication_unavailable")
+    assert (await ann.client.get("/.well-known/jwks.json")).status_code == 200
+    await app.identity.watch.refresh()
+    assert await alive(ann)
+
+
+async def test_a_replica_that_lost_its_connection_hears_of_revocations_again(
+    quick_watch: None, app: Service, join: Join, sql: Sql
+):
+    ann = await join()
+    ended = sql("select pg_terminate_backend(pid) from pg_stat_activity where application_name ~ 'watch'")
+    assert ended == [(True,)]
+    sql("insert into chassis.revocations (id) select id from chassis.sessions")
+
+    async def dead() -> bool:
+        return not await alive(ann)
+
+    await eventually(dead, 5)
+
+
+async def test_what_ends_while_it_asks_is_not_forgotten(
+    app: Service, client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+):
+    ended, ask = uuid4(), vars(watch)["_all"]
+
+    async def slowly(*arguments: Any) -> list[Any]:
+        answer = await ask(*arguments)
+        app.identity.watch.heard(ended)
+        return answer
+
+    monkeypatch.setattr(watch, "_all", slowly)
+    await app.identity.watch.refresh()
+    assert app.identity.watch.revoked(ended)
+
+
+async def test_revocations_of_what_is_long_dead_are_deleted(
+    quick_watch: None, client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch, sql: Sql
+):
+    monkeypatch.setattr(watch, "_FORGET_EVERY", 1)
+    for minutes in (10, 30):
+        sql("insert into chassis.revocations values (gen_random_uuid(), now() - make_interval(mins => %s))", minutes)
+
+    async def forgotten() -> bool:
+        return sql("select count(*) from chassis.revocations") == [(1,)]
+
+    await eventually(forgotten, 5)
 
 
 def test_the_bound_is_what_the_documentation_says():

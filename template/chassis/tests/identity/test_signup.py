@@ -7,10 +7,9 @@ import httpx
 import pytest
 
 from chassis.app import Service
-from chassis.data.unit_of_work import UnitOfWork
 from chassis.identity.passwords import Passwords
 
-from .conftest import PASSWORD, Mailbox, Person, sign_in
+from .conftest import PASSWORD, Mailbox, Person, Work, sign_in
 
 pytestmark = pytest.mark.anyio
 
@@ -20,8 +19,8 @@ Sql = Callable[..., list[tuple[Any, ...]]]
 
 async def test_a_new_account_has_a_tenant_and_may_use_it(join: Join):
     ann = await join()
-    orders = await ann.call("GET", "/orders")
-    assert orders.status_code == 200
+    members = (await ann.call("GET", "/tenants/members")).json()["items"]
+    assert [member["role"] for member in members] == ["owner"]
     (tenant,) = (await ann.call("GET", "/tenants")).json()["items"]
     assert tenant["role"] == "owner"
     assert tenant["id"] == str(ann.tenant_id)
@@ -33,6 +32,17 @@ async def test_the_password_is_stored_as_argon2id_alone(join: Join, sql: Sql):
     await join("ann@example.com")
     ((stored,),) = sql("select password_hash from chassis.accounts")
     assert stored.startswith("$argon2id$v=19$")
+
+
+async def test_a_guessable_password_is_refused_wherever_one_is_chosen(join: Join):
+    ann = await join("ann.lee@example.com")
+    guessable = "ann.lee.ann.lee.2024"
+    for path, body in (
+        ("/auth/signup", {"email": ann.email, "password": guessable}),
+        ("/auth/password/change", {"current_password": PASSWORD, "new_password": guessable}),
+    ):
+        answer = await ann.call("POST", path, json=body)
+        assert (answer.status_code, answer.json()["code"]) == (422, "password_guessable")
 
 
 def test_production_hashes_at_the_cost_that_owasp_asks_for():
@@ -47,44 +57,12 @@ async def test_every_spelling_of_an_address_signs_in(join: Join, client: httpx.A
     await sign_in(client, spelling)
 
 
-class Work:
-    """Counts what the service does for a request: hashes, queries, transactions."""
-
-    def __init__(self, app: Service, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.done: list[str] = []
-        for owner, name, kind in (
-            (app.identity.passwords, "hash", "hash"),
-            (app.identity.passwords, "matches", "hash"),
-            (UnitOfWork, "all", "query"),
-            (UnitOfWork, "first", "query"),
-            (UnitOfWork, "one", "query"),
-            (UnitOfWork, "run", "query"),
-            (UnitOfWork, "begin", "begin"),
-        ):
-            monkeypatch.setattr(owner, name, self._counted(kind, getattr(owner, name)))
-
-    def _counted(self, kind: str, call: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
-        async def counted(*arguments: Any) -> Any:
-            self.done.append(kind)
-            return await call(*arguments)
-
-        return counted
-
-    async def of(self, request: Awaitable[httpx.Response]) -> tuple[int, dict[str, Any], list[str]]:
-        self.done.clear()
-        answer = await request
-        body: dict[str, Any] = answer.json()
-        body.pop("request_id", None)
-        return answer.status_code, body, list(self.done)
-
-
 async def test_signing_in_tells_nothing_of_who_has_an_account(
-    app: Service, join: Join, client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch, sql: Sql
+    work: Work, join: Join, client: httpx.AsyncClient, sql: Sql
 ):
     await join("ann@example.com")
     await join("disabled@example.com")
     sql("update chassis.accounts set disabled_at = now() where email_canonical = 'disabled@example.com'")
-    work = Work(app, monkeypatch)
 
     async def attempt(address: str, password: str) -> tuple[int, dict[str, Any], list[str]]:
         return await work.of(client.post("/v1/auth/signin", json={"email": address, "password": password}))
@@ -98,17 +76,11 @@ async def test_signing_in_tells_nothing_of_who_has_an_account(
 
 @pytest.mark.parametrize("verified", [False, True])
 async def test_signing_up_tells_nothing_of_who_has_an_account(
-    app: Service,
-    join: Join,
-    client: httpx.AsyncClient,
-    monkeypatch: pytest.MonkeyPatch,
-    mailbox: Mailbox,
-    verified: bool,
+    work: Work, join: Join, client: httpx.AsyncClient, mailbox: Mailbox, verified: bool
 ):
     await join("ann@example.com")
     if verified:
         await client.post("/v1/auth/verify", json={"token": await mailbox.token("ann@example.com")})
-    work = Work(app, monkeypatch)
 
     async def attempt(address: str) -> tuple[int, dict[str, Any], list[str]]:
         answer = await work.of(client.post("/v1/auth/signup", json={"email": address, "password": PASSWORD}))
@@ -122,11 +94,10 @@ async def test_signing_up_tells_nothing_of_who_has_an_account(
 
 
 async def test_asking_for_a_new_password_tells_nothing_of_who_has_an_account(
-    app: Service, join: Join, client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch, mailbox: Mailbox
+    work: Work, join: Join, client: httpx.AsyncClient, mailbox: Mailbox
 ):
     await join("ann@example.com")
     await mailbox.to("ann@example.com")
-    work = Work(app, monkeypatch)
 
     async def attempt(address: str) -> tuple[int, dict[str, Any], list[str]]:
         answer = await work.of(client.post("/v1/auth/password/forgot", json={"email": address}))
@@ -162,16 +133,17 @@ async def test_a_link_expires(join: Join, client: httpx.AsyncClient, mailbox: Ma
 
 @pytest.mark.parametrize("forged", ["", "x", "A" * 64, "é" * 64, "A" * 63 + "="])
 async def test_a_forged_token_costs_no_query(
-    app: Service, client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch, forged: str
+    work: Work, client: httpx.AsyncClient, as_principal: Callable[..., dict[str, str]], forged: str
 ):
-    work = Work(app, monkeypatch)
     for path, field in [
         ("/verify", "token"),
         ("/password/reset", "token"),
         ("/refresh", "refresh_token"),
+        ("/invitations/accept", "token"),
     ]:
         more = {"password": PASSWORD} if "reset" in path else {}
-        status, _, done = await work.of(client.post(f"/v1/auth{path}", json={field: forged, **more}))
+        request = client.post(f"/v1/auth{path}", json={field: forged, **more}, headers=as_principal())
+        status, _, done = await work.of(request)
         assert status in {400, 401, 422}
         assert done == []
 
@@ -188,7 +160,7 @@ async def test_nobody_prepares_an_account_for_somebody_elses_address(
     await sign_in(client, "ann@example.com", mine)
     refused = await client.post("/v1/auth/signin", json={"email": "ann@example.com", "password": PASSWORD})
     assert refused.status_code == 401
-    assert (await attacker.call("GET", "/orders")).status_code == 401
+    assert (await attacker.call("GET", "/tenants/members")).status_code == 401
     refresh = await client.post("/v1/auth/refresh", json={"refresh_token": attacker.tokens["refresh_token"]})
     assert refresh.status_code == 401
 
@@ -241,3 +213,98 @@ async def test_more_than_a_bounded_number_of_hashes_do_not_wait(app: Service, cl
     assert len(refused) == 6
     assert {problem.status for problem in refused} == {503}
     assert (await passwords.hash(PASSWORD)).startswith("$argon2id$")
+
+
+async def test_guessing_at_an_account_ends_after_few_and_costs_nothing_then(
+    work: Work, join: Join, client: httpx.AsyncClient
+):
+    await join("ann@example.com")
+
+    def attempt(address: str, password: str = "not the right one"):
+        return client.post("/v1/auth/signin", json={"email": address, "password": password})
+
+    known = [await work.of(attempt("ann@example.com")) for _ in range(12)]
+    assert [await work.of(attempt("nobody@example.com")) for _ in range(12)] == known
+    assert [status for status, _, _ in known] == [401] * 10 + [429] * 2
+    assert [done.count("hash") for _, _, done in known] == [1] * 10 + [0] * 2
+    assert known[-1][2] == []
+    refused = await attempt("ANN@example.com", PASSWORD)
+    assert refused.status_code == 429, "in another spelling, and rightly"
+    assert 0 < int(refused.headers["retry-after"]) <= 60
+
+
+async def test_signing_in_rightly_is_not_counted_as_guessing(join: Join, client: httpx.AsyncClient):
+    ann = await join()
+    for _ in range(12):
+        await sign_in(client, ann.email)
+
+
+async def test_guessing_the_password_to_change_it_is_limited_too(work: Work, join: Join):
+    ann = await join()
+
+    async def change(current: str) -> tuple[int, list[str]]:
+        body = {"current_password": current, "new_password": PASSWORD}
+        status, _, done = await work.of(ann.call("POST", "/auth/password/change", json=body))
+        return status, done
+
+    assert [(await change(PASSWORD))[0] for _ in range(12)] == [204] * 12
+    attempts = [await change("not the right one") for _ in range(12)]
+    assert [status for status, _ in attempts] == [403] * 10 + [429] * 2
+    assert "hash" not in attempts[-1][1]
+
+
+@pytest.mark.parametrize("path", ["/auth/signup", "/auth/password/forgot", "/tenants/invitations"])
+async def test_nobody_is_sent_mail_without_end(work: Work, join: Join, mailbox: Mailbox, path: str):
+    owner, bob = await join(), await join("bob@example.com")
+    await mailbox.to(bob.email)
+    others = "/auth/password/forgot" if path != "/auth/password/forgot" else "/auth/signup"
+    password = {"password": PASSWORD}
+
+    async def ask(path: str) -> tuple[int, list[str]]:
+        body = {"email": bob.email, **(password if path == "/auth/signup" else {})}
+        status, _, done = await work.of(owner.call("POST", path, json=body))
+        return status, done
+
+    before = len(await mailbox.to(bob.email))
+    answers = [await ask(path) for _ in range(4)]
+    assert [status for status, _ in answers] == [answers[0][0]] * 2 + [429] * 2, "signing up has sent one"
+    assert len(await mailbox.to(bob.email)) == before + 2
+    assert "hash" not in answers[-1][1]
+    assert (await ask(others))[0] == 429, "whatever the mail is for"
+
+
+STRICT = {
+    "/v1/auth/signup": {"email": "ann@example.com", "password": PASSWORD},
+    "/v1/auth/verify": {"token": "x"},
+    "/v1/auth/signin": {"email": "ann@example.com", "password": PASSWORD},
+    "/v1/auth/password/change": {"current_password": "x", "new_password": PASSWORD},
+    "/v1/auth/password/forgot": {"email": "ann@example.com"},
+    "/v1/auth/password/reset": {"token": "x", "password": PASSWORD},
+    "/v1/auth/invitations/accept": {"token": "x"},
+    "/v1/tenants/invitations": {"email": "ann@example.com"},
+}
+NOTHING_TO_GUESS = {"/v1/auth/refresh", "/v1/auth/switch", "/v1/auth/signout"}
+"""What takes a token that we made, and knows without a query whether we did."""
+
+
+@pytest.fixture
+def environment(environment: dict[str, str], request: pytest.FixtureRequest) -> dict[str, str]:
+    return environment | getattr(request, "param", {})
+
+
+@pytest.mark.parametrize("environment", [{"APP_LIMIT_PER_ADDRESS": "60"}], indirect=True)
+@pytest.mark.parametrize("path", STRICT)
+async def test_where_secrets_are_guessed_an_address_has_a_thirtieth(
+    app: Service, work: Work, client: httpx.AsyncClient, as_principal: Callable[..., dict[str, str]], path: str
+):
+    answers = [await client.post(path, json=STRICT[path], headers=as_principal("owner")) for _ in range(2)]
+    assert 429 not in [answer.status_code for answer in answers]
+    assert '"authentication";q=2;w=60' in answers[0].headers["ratelimit-policy"]
+    await app.identity.background.finish(5)  # or its queries would be counted
+    status, _, done = await work.of(client.post(path, json=STRICT[path], headers=as_principal("owner")))
+    assert (status, done) == (429, [])
+
+
+async def test_no_route_where_secrets_are_guessed_was_forgotten(app: Service):
+    posted = {path for path, methods in app.openapi()["paths"].items() if "post" in methods and "/auth/" in path}
+    assert posted == {path for path in STRICT if "/auth/" in path} | NOTHING_TO_GUESS

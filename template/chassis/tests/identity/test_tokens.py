@@ -18,7 +18,9 @@ from joserfc.jwk import KeySet, OKPKey
 
 from chassis.app import Service
 from chassis.identity.keys import KeyRing, SealedKey, SigningKey
+from chassis.identity.one_time import OpaqueTokens
 from chassis.identity.tokens import LIFETIME_SECONDS, access_tokens
+from chassis.identity.watch import Watch
 
 from .conftest import Person
 
@@ -127,11 +129,14 @@ BAD_CLAIMS: dict[str, Callable[[dict[str, Any]], object]] = {
     "issuer with a slash": lambda c: c | {"iss": f"{ISSUER}/"},
     "other audience": lambda c: c | {"aud": "https://other.test/v1"},
     "list of audiences": lambda c: c | {"aud": [f"{ISSUER}/v1", "https://other.test"]},
-    "expired": lambda c: c | {"iat": c["iat"] - 700, "nbf": c["iat"] - 700, "exp": c["iat"] - 1},
+    "expired": lambda c: c | {"iat": c["iat"] - 500, "nbf": c["iat"] - 500, "exp": c["iat"] - 1},
     "expires later than a token may": lambda c: c | {"exp": c["iat"] + 601},
     "expires as text": lambda c: c | {"exp": str(c["exp"])},
     "expires as a fraction": lambda c: c | {"exp": c["exp"] + 0.5},
     "expires as truth": lambda c: c | {"exp": True},
+    "expires at a fraction of a second": lambda c: c | {"exp": c["exp"] - 0.5},
+    "starts as truth": lambda c: c | {"nbf": True},
+    "starts as a fraction": lambda c: c | {"nbf": c["nbf"] - 0.5},
     "not yet": lambda c: c | {"nbf": c["nbf"] + 60},
     "issued in the future": lambda c: c | {"iat": c["iat"] + 60, "exp": c["exp"] + 60},
     "unknown role": lambda c: c | {"role": "root"},
@@ -148,6 +153,7 @@ BAD_CLAIMS: dict[str, Callable[[dict[str, Any]], object]] = {
 @pytest.mark.parametrize("attack", BAD_CLAIMS)
 def test_claims_that_are_wrong_or_missing_are_refused_though_our_key_signed_them(issuer: Issuer, attack: str):
     assert issuer.tokens.principal(issuer.token(claims=BAD_CLAIMS[attack](issuer.claims))) is None
+    assert vars(issuer.tokens)["_remembered"] == {}, "it takes no good one's place"
 
 
 def test_only_our_key_signs(issuer: Issuer):
@@ -223,6 +229,22 @@ def test_a_key_that_another_secret_sealed_is_no_key(issuer: Issuer):
     assert issuer.tokens.principal(token.encode()) is None
 
 
+def test_a_key_signs_nothing_before_every_replica_can_know_it(issuer: Issuer):
+    now = datetime.now(UTC)
+    old, new = issuer.ring.new(now - timedelta(hours=1)), issuer.ring.new(now + timedelta(seconds=30))
+    assert issuer.ring.read([old, new])
+    header = issuer.ring.signed(b"{}").split(b".")[0]
+    assert json.loads(base64.urlsafe_b64decode(header + b"=="))["kid"] == old.kid
+    assert {key["kid"] for key in issuer.ring.published()["keys"]} == {old.kid, new.kid}
+
+
+def test_an_opaque_token_of_one_purpose_is_none_of_another():
+    refresh, one_time = OpaqueTokens(SECRET, b"refresh"), OpaqueTokens(SECRET, b"one time")
+    token, _ = refresh.new(uuid4())
+    assert refresh.read(token) is not None
+    assert one_time.read(token) is None
+
+
 @pytest.mark.filterwarnings("ignore:EdDSA is deprecated")  # RFC 9864 would have it called Ed25519
 @pytest.mark.anyio
 async def test_any_library_reads_our_tokens_with_the_published_keys(join: Callable[..., Awaitable[Person]]):
@@ -242,6 +264,16 @@ async def test_the_private_key_is_sealed_where_it_is_stored(app: Service, client
     private = cast(Ed25519PrivateKey, vars(key)["_private"])
     ((sealed,),) = sql("select sealed from chassis.signing_keys")
     assert private.private_bytes_raw() not in bytes(sealed)
+
+
+@pytest.mark.anyio
+async def test_replicas_that_start_at_once_make_one_key(app: Service, client: httpx.AsyncClient, sql: Any):
+    sql("delete from chassis.signing_keys")
+    watches = [Watch(app.database, KeyRing(SECRET)) for _ in range(5)]
+    await asyncio.gather(*(watch.refresh() for watch in watches))
+    assert sql("select count(*) from chassis.signing_keys") == [(1,)]
+    for watch in watches:
+        await watch.stop()
 
 
 @pytest.mark.anyio
@@ -270,7 +302,7 @@ async def test_a_rotation_under_load_fails_no_request(
                 ).json()
             kids.add(json.loads(base64.urlsafe_b64decode(ann.tokens["access_token"].split(".")[0] + "=="))["kid"])
             headers = {"Authorization": f"Bearer {ann.tokens['access_token']}"}
-            statuses.append((await client.get("/v1/orders", headers=headers)).status_code)
+            statuses.append((await client.get("/v1/tenants/members", headers=headers)).status_code)
             await asyncio.sleep(0.02)
 
     working = [asyncio.create_task(work(client)) for client in (ann.client, replica)]

@@ -6,8 +6,7 @@ import tracemalloc
 
 import pytest
 
-from chassis.limits.client_address import ClientAddresses
-from chassis.limits.limiter import MemoryStore
+from chassis.limits.limiter import ClientAddresses, MemoryStore
 from chassis.limits.rules import Rule, headers_of, refusal
 
 
@@ -125,6 +124,16 @@ def test_a_million_keys_fill_no_memory_and_make_no_other_rule_forget():
     assert not allowed(store, aimed_at, "victim@example.com")
 
 
+def test_as_many_others_as_are_held_make_nobody_be_forgotten():
+    store = MemoryStore(most_keys=100)
+    rule = Rule("rule", 1, 3600)
+    assert allowed(store, rule, "guesser")
+    for number in range(100):
+        assert allowed(store, rule, str(number))
+    assert not allowed(store, rule, "guesser")
+    assert store.holds((rule, "guesser"))
+
+
 def test_who_keeps_asking_is_not_forgotten_however_many_others_come():
     store = MemoryStore(most_keys=100)
     rule = Rule("rule", 1, 3600)
@@ -212,10 +221,18 @@ def test_what_a_client_wrote_before_the_proxy_added_its_address_means_nothing(sp
         ("10.0.0.1", "198.51.100.9, unknown", "10.0.0.1"),
         ("10.0.0.1", "198.51.100.9, 10.0.0.2, 198.51.100.9:http", "10.0.0.1"),
         ("10.0.0.1", "", "10.0.0.1"),
+        ("10.0.0.1", "198.51.100.9" + ", 10.0.0.2" * 19, "198.51.100.9"),
+        ("10.0.0.1", "198.51.100.9" + ", 10.0.0.2" * 20, "10.0.0.2"),
     ],
 )
 def test_a_chain_of_trusted_proxies_is_followed_from_the_right(peer: str, forwarded: str, client: str):
     assert key(peer, forwarded) == client
+
+
+def test_what_is_too_long_for_an_address_is_not_remembered():
+    addresses = ClientAddresses(["10.0.0.0/8"])
+    assert key("10.0.0.1", "x" * 65, addresses=addresses) == "10.0.0.1"
+    assert vars(addresses)["_known"].cache_info().currsize == 1
 
 
 def test_without_a_header_the_proxy_itself_is_the_client():

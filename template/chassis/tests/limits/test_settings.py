@@ -14,6 +14,7 @@ DEPLOYED = {
     "APP_PUBLIC_URL": "https://app.example.com",
     "APP_SMTP_URL": "smtps://mail.example.com",
     "APP_MAIL_FROM": "no-reply@example.com",
+    "APP_SECURITY_CONTACT": "mailto:security@example.com",
 }
 
 

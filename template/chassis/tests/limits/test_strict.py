@@ -10,6 +10,7 @@ from things import Client
 
 from chassis import Problem, public
 from chassis.app import Service
+from chassis.features import FEATURES
 from chassis.limits.strict import MAIL, SIGN_IN, Here, aim_at, strictly_limited
 from chassis.testing import started
 
@@ -122,3 +123,40 @@ async def test_nobody_is_sent_mail_without_end_and_sign_in_goes_on(post: Post):
     attempts = [(await statuses(post, 1, "/reset", f"198.51.100.{n}"))[0] for n in range(12)]
     assert attempts == [200] * 7 + [429] * 5
     assert await statuses(post, 1, "/signin", "192.0.2.1", "right") == [200]
+
+
+Ask = Callable[..., Awaitable[int]]
+
+
+@pytest.fixture
+async def ask(service_of: Callable[..., Service]) -> AsyncGenerator[Ask]:
+    """`await ask(0, peer, password, email)` is the status that the first of two replicas answers with."""
+    if "valkey" not in FEATURES:
+        pytest.skip("replicas share nothing")
+    hashes.clear()
+    replicas = [service_of(router, APP_LIMIT_PER_ADDRESS="3000") for _ in range(2)]
+
+    async def ask(number: int, peer: str, password: str, email: str = "ann@example.com") -> int:
+        transport = httpx.ASGITransport(replicas[number % 2], client=(peer, 40_000))
+        async with Client(transport=transport, base_url="http://localhost/v1") as client:
+            return (await client.post("/signin", json={"email": email, "password": password})).status_code
+
+    async with started(replicas[0]), started(replicas[1]):
+        yield ask
+
+
+async def test_replicas_know_together_who_guesses_and_who_is_at_home(ask: Ask):
+    home, elsewhere = "192.0.2.1", "203.0.113.1"
+    assert await ask(0, home, "right") == 200
+    assert [await ask(n, f"198.51.100.{n}", "wrong") for n in range(104)] == [401] * 100 + [429] * 4
+    assert await ask(1, elsewhere, "right") == 429
+    assert await ask(1, home, "right") == 200
+    assert [await ask(n, home, "wrong", "bob@example.com") for n in range(12)] == [401] * 10 + [429] * 2
+    assert [await ask(n, home, "right", "carl@example.com") for n in range(24)] == [200] * 24
+
+
+async def test_replicas_count_together_what_a_place_guesses_and_hash_no_more(ask: Ask):
+    answers = [await ask(n, "192.0.2.1", "wrong", f"{n}@example.com") for n in range(120)]
+    assert answers[:100] == [401] * 100
+    assert answers[100:].count(429) > 10, "one comes back every 600 ms"
+    assert len(hashes) == answers.count(401)

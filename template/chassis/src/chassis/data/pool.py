@@ -13,10 +13,9 @@ from uuid import UUID
 import asyncpg
 import orjson
 
-from chassis.data.errors import database_unavailable
 from chassis.data.unit_of_work import UnitOfWork
 from chassis.features import PACKAGE
-from chassis.http.problems import unavailable
+from chassis.http.problems import Problem, deadline_exceeded, unavailable
 from chassis.module import Listener
 from chassis.observe.metrics import pool_in_use, pool_size, pool_wait
 
@@ -24,6 +23,45 @@ if TYPE_CHECKING:
     from chassis.settings import Settings
 
     Connection = asyncpg.Connection[asyncpg.Record]
+
+CONTENDED = (asyncpg.LockNotAvailableError, asyncpg.DeadlockDetectedError, asyncpg.SerializationError)
+GONE = (
+    ConnectionError,
+    asyncpg.PostgresConnectionError,
+    asyncpg.CannotConnectNowError,
+    asyncpg.AdminShutdownError,
+    asyncpg.CrashShutdownError,
+    asyncpg.TooManyConnectionsError,
+    asyncpg.ReadOnlySQLTransactionError,
+    asyncpg.InterfaceError,
+)
+
+
+def problem_of(error: Exception) -> Problem | None:
+    """The problem for a failure of the database; None when the error is something else, such as our own mistake."""
+    if isinstance(error, asyncpg.QueryCanceledError):
+        return deadline_exceeded()
+    if isinstance(error, CONTENDED):
+        return Problem(
+            409,
+            "contended",
+            "Another request is changing the same thing. Try again shortly.",
+            headers=((b"retry-after", b"1"),),
+        )
+    if isinstance(error, GONE) and not _our_mistake(error):
+        return database_unavailable()
+    return None
+
+
+def _our_mistake(error: Exception) -> bool:
+    """Whether an InterfaceError is not about the connection: a wrong argument, or two queries at once on one."""
+    return isinstance(error, ValueError) or "another operation" in str(error)
+
+
+def database_unavailable() -> Problem:
+    """The 503 while PostgreSQL is down, starting or full."""
+    return unavailable("database_unavailable", "The database cannot be reached. Try again shortly.")
+
 
 _CONNECT_SECONDS = 2.0
 _WAIT_SECONDS = 2.0

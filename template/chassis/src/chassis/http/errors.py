@@ -9,7 +9,7 @@ from pydantic import TypeAdapter
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
-from chassis.data.errors import problem_of as problem_of_database
+from chassis.data.pool import problem_of as problem_of_database
 from chassis.http.input import PLACES, field_names
 from chassis.http.input import problem as invalid
 from chassis.http.problems import Problem, internal

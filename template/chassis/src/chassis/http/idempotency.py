@@ -25,7 +25,8 @@ if TYPE_CHECKING:
     from chassis.data.unit_of_work import UnitOfWork
     from chassis.http.exchange import Exchange
 
-_KEY = re.compile(rb'("?)([A-Za-z0-9._:-]{1,255})\1')
+_CHARACTERS = "[A-Za-z0-9._:-]{1,255}"
+_KEY = re.compile(rf'("?)({_CHARACTERS})\1'.encode())
 _FORGET_EVERY = 64
 
 
@@ -119,7 +120,9 @@ def _digest(*parts: bytes) -> bytes:
 
 
 async def documented(
-    idempotency_key: Annotated[str, Header(description="Any text that is new for each order placed, such as a UUID.")],
+    idempotency_key: Annotated[
+        str, Header(description="New for each thing that is made, such as a UUID.", pattern=f"^{_CHARACTERS}$")
+    ],
 ) -> None:
     """For the OpenAPI document; the edge does the work."""
     del idempotency_key

@@ -8,7 +8,17 @@ from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import (
+    AfterValidator,
+    AwareDatetime,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    Strict,
+    TypeAdapter,
+    ValidationError,
+)
 
 from chassis.http.problems import Problem
 
@@ -17,6 +27,16 @@ class Input(BaseModel):
     """Base of every model that is read from a request: unknown fields are refused, and so is a "1" for a 1."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+# RFC 3339, section 5.6. A number alone would be read as seconds since 1970.
+_TIME = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d(?::\d\d(?:\.\d+)?)?(?:[Zz]|[+-]\d\d:?\d\d)", re.ASCII)
+
+
+def _written_out(time: object) -> object:
+    if isinstance(time, datetime) or (isinstance(time, str) and _TIME.fullmatch(time)):
+        return time
+    raise ValueError("not a time with its offset")
 
 
 def _in_utc(time: datetime) -> datetime:
@@ -40,7 +60,7 @@ def _address(text: str) -> str:
 Email = Annotated[str, AfterValidator(_address), Field(json_schema_extra={"format": "email", "maxLength": 254})]
 """An e-mail address as it was written. Only a message to it can tell whether it exists."""
 
-Instant = Annotated[AwareDatetime, AfterValidator(_in_utc)]
+Instant = Annotated[AwareDatetime, Strict(False), BeforeValidator(_written_out), AfterValidator(_in_utc)]
 """A time with its offset from UTC (RFC 3339), as UTC. One without an offset is refused: it would be a guess."""
 
 

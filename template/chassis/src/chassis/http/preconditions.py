@@ -8,7 +8,8 @@ from fastapi.params import Depends
 
 from chassis.http.problems import Problem, bad_request
 
-_ETAG = re.compile(r'"([0-9]{1,18})"')
+ETAG = '"[0-9]{1,18}"'
+"""What an ETag of ours looks like: the pattern of the document too."""
 
 
 class Versioned:
@@ -28,14 +29,15 @@ def changed() -> Problem:
     return Problem(412, "version_changed", "This was changed since you read it: read it again, then repeat the change.")
 
 
-async def _expected_version(if_match: Annotated[str | None, Header()] = None) -> int:
+async def expected_version(if_match: Annotated[str | None, Header()] = None) -> int:
+    """The dependency behind `ExpectedVersion`."""
     if if_match is None:
         raise Problem(428, "if_match_missing", "Send 'If-Match' with the ETag that you read.")
-    match = _ETAG.fullmatch(if_match.strip())
+    match = re.fullmatch(ETAG, if_match.strip())
     if match is None:
         raise bad_request("if_match_malformed", "'If-Match' takes the one ETag that you read, in its quotes.")
-    return int(match[1])
+    return int(match[0][1:-1])
 
 
-ExpectedVersion = Annotated[int, Depends(_expected_version)]
+ExpectedVersion = Annotated[int, Depends(expected_version)]
 """The version in `If-Match`: 428 without one, 400 when it is none of ours. `*` and lists are not taken."""

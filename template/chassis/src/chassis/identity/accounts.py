@@ -1,7 +1,8 @@
 """Accounts: people, each with a password and an address, kept as it was typed beside the form that counts.
 
 `Ann.Lee@EXAMPLE.com` and `ann.lee@example.com` are one person. Dots and +tags stay: what they mean is up to the
-receiving server, and joining addresses that are two mailboxes would give one person the other's account.
+receiving server, and joining addresses that are two mailboxes would give one person the other's account. For the same
+reason addresses that look alike are not joined; what mixes alphabets to look like another is refused.
 """
 
 import unicodedata
@@ -13,7 +14,7 @@ from email_validator import EmailNotValidError, ValidatedEmail, validate_email
 
 from chassis.data.queries import query
 from chassis.data.unit_of_work import UnitOfWork
-from chassis.http.problems import Problem
+from chassis.http.problems import Problem, unauthenticated
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +38,8 @@ def parse_address(text: str) -> Address:
         folded = _validated(f"{_fold(typed.local_part)}@{typed.ascii_domain.casefold()}")
     except EmailNotValidError:
         raise Problem(422, "address_refused", "This is not an e-mail address that mail can be sent to.") from None
+    if any(map(_mixes_scripts, (folded.local_part, *folded.domain.split(".")))):
+        raise Problem(422, "address_refused", "The letters of this address are of different alphabets.")
     return Address(typed.normalized, f"{folded.local_part}@{folded.ascii_domain}")
 
 
@@ -47,6 +50,15 @@ def _validated(text: str) -> ValidatedEmail:
 def _fold(local_part: str) -> str:
     """NFKC and case folding (Unicode, section 3.13), so that equal-looking spellings are equal."""
     return unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", local_part).casefold())
+
+
+_ALIKE = frozenset({"LATIN", "GREEK", "CYRILLIC"})
+"""Scripts with many letters that look the same, as the names of their characters begin."""
+
+
+def _mixes_scripts(text: str) -> bool:
+    """Whether there are letters of several scripts that look alike (Unicode Technical Standard 39, section 5.2)."""
+    return len(_ALIKE.intersection(unicodedata.name(letter, "").partition(" ")[0] for letter in text)) > 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,5 +103,8 @@ async def become(db: UnitOfWork, account_id: UUID) -> Account:
 
 
 async def read(db: UnitOfWork, account_id: UUID) -> Account:
-    """The account that this transaction acts as."""
-    return await db.one(_BY_ID, account_id)
+    """The account that this transaction acts as. Raises the 401 problem when there is none any more."""
+    account = await db.first(_BY_ID, account_id)
+    if account is None:
+        raise unauthenticated()
+    return account

@@ -18,8 +18,7 @@ from chassis.identity.principal import Principal
 
 if TYPE_CHECKING:
     from chassis.data.pool import Database
-    from chassis.identity.background import Background
-    from chassis.identity.identity import Identity
+    from chassis.identity.identity import Background, Identity
 
 PREFIX = "sk_"
 ROLE = "api_key"
@@ -104,8 +103,8 @@ def hash_of(key: bytes) -> bytes:
 
 LONGEST_DAYS = 365
 
-# A key that could make keys, or act as a person, would outlive the revocation of itself.
-_FOR_PEOPLE = frozenset({"account:manage", "api_keys:manage", "members:manage"})
+FOR_PEOPLE = frozenset({"account:manage", "api_keys:manage", "members:manage"})
+"""What no key gets: one that could make keys, or act as a person, would outlive the revocation of itself."""
 _SHOWN = 11
 """Characters of a key that lists show: enough to tell one's own keys apart."""
 
@@ -165,7 +164,7 @@ _REVOKE = query(
 
 async def create(db: UnitOfWork, who: Principal, name: str, scopes: frozenset[str], days: int) -> NewApiKey:
     """Make a key with permissions that its maker has. Raises a 422 problem for others."""
-    if refused := sorted(scopes - (who.permissions - _FOR_PEOPLE)):
+    if refused := sorted(scopes - (who.permissions - FOR_PEOPLE)):
         raise Problem(422, "scope_refused", f"You cannot give a key the permission '{refused[0][:50]}'.")
     key = PREFIX + token_hex(24)
     made = await db.one(

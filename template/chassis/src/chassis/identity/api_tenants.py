@@ -4,19 +4,18 @@ from typing import Annotated
 from uuid import UUID
 
 from fastapi import APIRouter
-from pydantic import AfterValidator, Field
+from pydantic import Field
 
 from chassis.data.unit_of_work import Transaction
 from chassis.http.input import Input
 from chassis.http.paging import Page, PageRequest
-from chassis.identity import accounts, api_keys, audit, invitations, tenants
+from chassis.identity import accounts, api_keys, audit, tenants
 from chassis.identity.api_auth import Email
 from chassis.identity.api_keys import LONGEST_DAYS, ApiKey, NewApiKey
 from chassis.identity.audit import Entry
 from chassis.identity.identity import Desk, Me
-from chassis.identity.invitations import Invitation
 from chassis.identity.principal import Principal, may
-from chassis.identity.tenants import Member, Role, Tenant
+from chassis.identity.tenants import Invitation, Member, Role, Tenant
 from chassis.limits.strict import MAIL, Here, aim_at, strictly_limited
 
 router = APIRouter()
@@ -25,13 +24,12 @@ MembersManager = Annotated[Principal, may("members:manage")]
 KeysManager = Annotated[Principal, may("api_keys:manage")]
 
 
-def _printable(name: str) -> str:
-    if not name.isprintable() or not name.strip():
-        raise ValueError("must be text on one line")
-    return name
-
-
-Name = Annotated[str, Field(min_length=1, max_length=100), AfterValidator(_printable)]
+# Text on one line: nothing that controls, joins or turns around what is beside it, and no spaces but the plain one.
+_VISIBLE = (
+    r"[^\u0000-\u0020\u007f-\u00a0\u00ad\u061c\u1680\u180e\u2000-\u200f\u2028-\u202f\u205f-\u206f\u3000\ufeff\ufff0-\uffff"
+    "\U000e0000-\U000e0fff]"
+)
+Name = Annotated[str, Field(min_length=1, max_length=100, pattern=rf"^ *{_VISIBLE}(?: |{_VISIBLE})*$")]
 
 
 class TenantChange(Input):
@@ -50,7 +48,7 @@ class NewInvitation(Input):
 class NewKey(Input):
     name: Name
     scopes: list[Annotated[str, Field(max_length=100)]] = Field(
-        min_length=1, max_length=100, description="Permissions that you have yourself.", examples=[["orders:read"]]
+        min_length=1, max_length=100, description="Permissions that you have yourself.", examples=[["members:read"]]
     )
     expires_in_days: int = Field(default=90, ge=1, le=LONGEST_DAYS)
 
@@ -61,7 +59,7 @@ async def list_tenants(who: Me, desk: Desk, page: PageRequest) -> Page[Tenant]:
     return await tenants.mine(desk, who, page)
 
 
-@router.patch("/tenants/current")
+@router.patch("/tenants/current", responses={404: {}})
 async def rename_tenant(
     body: TenantChange, who: Annotated[Principal, may("tenants:manage")], db: Transaction
 ) -> Tenant:
@@ -69,7 +67,7 @@ async def rename_tenant(
     return await tenants.rename(db, who, body.name)
 
 
-@router.post("/tenants/leave", status_code=204)
+@router.post("/tenants/leave", status_code=204, responses={404: {}})
 async def leave_tenant(who: Me, desk: Desk, db: Transaction) -> None:
     """Leave the tenant that the access token is for. Its last owner cannot."""
     await tenants.remove(desk, db, who, who.subject)
@@ -97,24 +95,24 @@ async def remove_member(account_id: UUID, who: MembersManager, desk: Desk, db: T
     await tenants.remove(desk, db, who, account_id)
 
 
-@router.post("/tenants/invitations", status_code=201, dependencies=[strictly_limited])
-async def invite(body: NewInvitation, who: MembersManager, desk: Desk, db: Transaction, here: Here) -> Invitation:
+@router.post("/tenants/invitations", status_code=201, dependencies=[strictly_limited], responses={404: {}})
+async def invite(body: NewInvitation, who: MembersManager, desk: Desk, here: Here) -> Invitation:
     """Invite somebody by mail."""
     address = accounts.parse_address(body.email)
     await aim_at(here, address.canonical, MAIL)
-    return await invitations.invite(desk, db, who, address, body.role)
+    return await tenants.invite(desk, who, address, body.role)
 
 
 @router.get("/tenants/invitations")
 async def list_invitations(who: MembersManager, db: Transaction, page: PageRequest) -> Page[Invitation]:
     """Invitations that nobody has accepted yet, newest first."""
-    return await invitations.pending(db, who, page)
+    return await tenants.pending(db, who, page)
 
 
 @router.delete("/tenants/invitations/{invitation_id}", status_code=204)
 async def withdraw_invitation(invitation_id: UUID, who: MembersManager, db: Transaction) -> None:
     """Withdraw an invitation: its link works no more."""
-    await invitations.withdraw(db, who, invitation_id)
+    await tenants.withdraw(db, who, invitation_id)
 
 
 @router.post("/api-keys", status_code=201)

@@ -74,10 +74,14 @@ async def record(
 
     Call it last: until the commit, it makes others of the tenant wait who also have something to record.
     """
-    context = current.get()
-    request_id = context.request_id if context else None
-    await db.run(_RECORD, db.tenant_id, actor, event, str(subject) if subject else None, details, request_id)
+    await db.run(_RECORD, db.tenant_id, actor, event, str(subject) if subject else None, details, request_id())
     db.after_commit(lambda: _log.info(event, actor=actor, subject=subject, **details))
+
+
+def request_id() -> str | None:
+    """Of the request that is being answered, if one is."""
+    context = current.get()
+    return context.request_id if context else None
 
 
 async def page(db: UnitOfWork, paging: Paging) -> Page[Entry]:

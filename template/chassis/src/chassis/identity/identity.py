@@ -1,14 +1,15 @@
 """Everything that identity is made of in one process, put together once, and what the edge asks of it: who is this?"""
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Annotated
+import asyncio
+from collections.abc import Coroutine, Mapping
+from typing import TYPE_CHECKING, Annotated, Any
 
 from fastapi import Request
 from fastapi.params import Depends
 
 from chassis.data.pool import Database
+from chassis.http.problems import unavailable
 from chassis.identity.api_keys import ApiKeys
-from chassis.identity.background import Background
 from chassis.identity.keys import KeyRing
 from chassis.identity.mail import Letters, Post, post
 from chassis.identity.one_time import OpaqueTokens
@@ -22,7 +23,46 @@ if TYPE_CHECKING:
     from chassis.http.exchange import Exchange
     from chassis.settings import Settings
 
+_AT_ONCE = 4
+_MOST_WAITING = 1000
+
 _log = get_logger("chassis.identity")
+
+
+class Background:
+    """A bounded number of tasks, few of them running."""
+
+    def __init__(self) -> None:
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._running = asyncio.Semaphore(_AT_ONCE)
+
+    def start(self, work: Coroutine[Any, Any, None]) -> None:
+        """Run `work` soon. Raises a 503 problem when too much waits already."""
+        if len(self._tasks) >= _MOST_WAITING:
+            work.close()
+            raise unavailable("overloaded", "Too much is waiting to be done. Try again shortly.")
+        task = asyncio.create_task(self._run(work))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def finish(self, timeout_seconds: float) -> None:
+        """Wait for what was started; what is not done in time is cancelled."""
+        if not self._tasks:
+            return
+        _, late = await asyncio.wait(self._tasks, timeout=timeout_seconds)
+        for task in late:
+            task.cancel()
+        await asyncio.gather(*late, return_exceptions=True)
+        if late:
+            _log.error("background work was cut off", count=len(late))
+
+    async def _run(self, work: Coroutine[Any, Any, None]) -> None:
+        async with self._running:
+            try:
+                await work
+            except Exception as error:
+                _log.error("background work failed", exc_info=error)
+
 
 _SCHEME = b"bearer "
 

@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 _ID_BYTES = 16
 _SECRET_BYTES = 16
 _MAC_BYTES = 16
-_TEXT_LENGTH = 64
 
 
 class Opaque(NamedTuple):
@@ -51,7 +50,7 @@ class OpaqueTokens:
         except (Error, ValueError):
             return None
         content, mac = decoded[: _ID_BYTES + _SECRET_BYTES], decoded[_ID_BYTES + _SECRET_BYTES :]
-        if len(token) != _TEXT_LENGTH or not compare_digest(mac, self._mac(content)):
+        if not compare_digest(mac, self._mac(content)):
             return None
         return Opaque(UUID(bytes=content[:_ID_BYTES]), sha256(content).digest())
 

@@ -5,14 +5,14 @@ when more than `_MOST_WAITING` wait, the next is told to come back, before it co
 
 What an attacker tries first is found offline. With fifteen characters at least, few of the famous passwords are left;
 what people do instead is to stretch them: `password123456789`, `qwertyqwertyqwerty`, their own address twice. So what
-counts is in how few pieces a password can be written down, a piece being one character, one common word, one run along
-the alphabet or the keyboard, or a repetition of what was there before. A passphrase of words that are not famous has as
-many pieces as letters.
+counts is in how few pieces a password can be written down, a piece being one character, one famous word, one run along
+the alphabet or the keyboard, or a repetition of what was there before; a word that is only common counts for two. A
+passphrase of other words has as many pieces as letters.
 """
 
 import asyncio
 import unicodedata
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
@@ -110,7 +110,8 @@ def _bytes(password: str) -> bytes:
     return unicodedata.normalize("NFKC", password).encode()
 
 
-_FEWEST_PIECES = 8
+_FEWEST_PIECES = 10
+"""One more than a word of eight letters and its repetition."""
 _SHORTEST_PIECE = 3
 _LOOKED_AT = 96
 """Characters. Whoever goes on for longer has made enough of them, or repeats: the first few pieces then tell."""
@@ -137,27 +138,27 @@ def refuse_guessable(password: str, *about: str) -> None:
 def pieces(password: str, *about: str) -> int:
     """In how few pieces the beginning of the password can be written down."""
     text = unicodedata.normalize("NFKC", password).casefold()[:_LOOKED_AT]
-    words = _common() | {part for name in about for part in _parts(name)}
+    words = _common() | {part: 1 for name in about for part in _parts(name)}
     plain = text.translate(_DISGUISES)
     longest = max(map(len, words))
     fewest = [0]
     for end in range(1, len(text) + 1):
         best = fewest[end - 1] + 1
         for start in range(max(0, end - max(longest, end // 2)), end - _SHORTEST_PIECE + 1):
-            if fewest[start] + 1 < best and _is_piece(text, plain, start, end, words):
-                best = fewest[start] + 1
+            if fewest[start] + 1 < best:
+                best = min(best, fewest[start] + _count(text, plain, start, end, words))
         fewest.append(best)
     return fewest[-1]
 
 
-def _is_piece(text: str, plain: str, start: int, end: int, words: frozenset[str] | set[str]) -> bool:
-    piece = text[start:end]
-    return (
-        piece in words
-        or plain[start:end] in words
-        or piece in text[: end - 1]  # has been there before, even if it overlaps: aaaa is a and its repetition
-        or any(piece in run for run in _RUNS)
-    )
+def _count(text: str, plain: str, start: int, end: int, words: Mapping[str, int]) -> int:
+    """For how many pieces a part of the text counts."""
+    part = text[start:end]
+    # What has been there before may overlap: aaaa is a and its repetition.
+    if part in text[: end - 1] or any(part in run for run in _RUNS):
+        return 1
+    unknown = len(part)
+    return min(words.get(part, unknown), words.get(plain[start:end], unknown))
 
 
 def _parts(name: str) -> list[str]:
@@ -167,8 +168,11 @@ def _parts(name: str) -> list[str]:
 
 
 @cache
-def _common() -> frozenset[str]:
-    """The famous passwords and what they are made of, and all years of living memory."""
-    text = (files("chassis.identity") / "common_passwords.txt").read_text("utf-8")
-    years = {str(year) for year in range(1930, 2040)}
-    return frozenset(text.split()) | years
+def _common() -> dict[str, int]:
+    """For how many pieces a known word counts: one, if it is famous or a year of living memory; two, if common.
+
+    The famous are what people stretch, and every long password of the public lists; the common, the next 3,000 of them.
+    """
+    famous, common = (files("chassis.identity") / "common_passwords.txt").read_text("utf-8").split("\n\n")
+    years = [str(year) for year in range(1930, 2040)]
+    return dict.fromkeys(common.split(), 2) | dict.fromkeys([*famous.split(), *years], 1)
