@@ -44,6 +44,7 @@ module "storage" {
   source     = "./storage"
   name       = local.name
   production = local.production
+  protected  = var.protected
   key_arn    = var.secrets.key_arn
 }
 

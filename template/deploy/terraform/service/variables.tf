@@ -101,7 +101,7 @@ variable "requests_per_minute" {
 }
 
 variable "protected" {
-  description = "Whether AWS refuses to delete the database and the load balancer. To take all of it down, apply false first."
+  description = "Whether the database, the load balancer and the logs refuse to be deleted. To take all of it down, apply false first."
   type        = bool
   default     = true
 }

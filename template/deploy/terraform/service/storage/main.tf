@@ -8,6 +8,10 @@ variable "production" {
   type = bool
 }
 
+variable "protected" {
+  type = bool
+}
+
 variable "key_arn" {
   type = string
 }
@@ -43,7 +47,8 @@ resource "aws_s3_bucket" "logs" {
   #checkov:skip=CKV_AWS_144:logs are kept where what they tell of happened
   #checkov:skip=CKV_AWS_145:a load balancer writes only where S3's own key encrypts
   #checkov:skip=CKV2_AWS_62:nothing waits for a log
-  bucket = "${var.name}-logs-${data.aws_caller_identity.this.account_id}"
+  bucket        = "${var.name}-logs-${data.aws_caller_identity.this.account_id}"
+  force_destroy = !var.protected
 }
 
 resource "aws_s3_bucket_versioning" "this" {
