@@ -101,7 +101,7 @@ def service(template: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """deploy/terraform of a service that has everything."""
     folder = tmp_path_factory.mktemp("aws") / "service"
     answers = {"deploy_target": "aws-ecs", "shared_store": "valkey"}
-    run_copy(str(template), folder, data=answers, defaults=True, unsafe=True, quiet=True)
+    run_copy(str(template), folder, data=answers, defaults=True, unsafe=True, quiet=True, skip_tasks=True)
     return folder / "deploy" / "terraform"
 
 
@@ -123,7 +123,7 @@ def test_environments_arrive_with_the_answer_and_are_theirs_from_then_on(templat
     shutil.copytree(template, releases)
     commit(releases, "A release")
     git(releases, "tag", "v0.0.1")
-    run_copy(str(releases), folder, vcs_ref="v0.0.1", defaults=True, unsafe=True, quiet=True)
+    run_copy(str(releases), folder, vcs_ref="v0.0.1", defaults=True, unsafe=True, quiet=True, skip_tasks=True)
     assert not (folder / "deploy" / "terraform").exists()
     commit(folder, "Start from the template")
 
@@ -214,7 +214,15 @@ class TestInAStandInForAws:
     @classmethod
     def folder(cls, template: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         folder = tmp_path_factory.mktemp("stand-in") / "service"
-        run_copy(str(template), folder, data={"deploy_target": "aws-ecs"}, defaults=True, unsafe=True, quiet=True)
+        run_copy(
+            str(template),
+            folder,
+            data={"deploy_target": "aws-ecs"},
+            defaults=True,
+            unsafe=True,
+            quiet=True,
+            skip_tasks=True,
+        )
         for name, text in STAND_IN.items():
             write(folder / "deploy" / "terraform", name, text)
         return folder / "deploy" / "terraform"
