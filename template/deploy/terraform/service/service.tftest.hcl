@@ -51,8 +51,8 @@ variables {
   production  = true
   protected   = true
   secrets = {
-    arns     = { app_secret_key = "arn:key", database_app = "arn:app", database_migrator = "arn:migrator" }
-    versions = { app_secret_key = 1, database_app = 1, database_migrator = 1 }
+    arns     = { app_secret_key = "arn:key", database_app = "arn:app", database_migrator = "arn:migrator", valkey = "arn:valkey" }
+    versions = { app_secret_key = 1, database_app = 1, database_migrator = 1, valkey = 1 }
     key_arn  = "arn:aws:kms:eu-central-1:111111111111:key/mock"
   }
   passwords          = { database_app = "one", database_migrator = "another" }
