@@ -7,6 +7,9 @@ mock_provider "aws" {
   mock_data "aws_region" {
     defaults = { name = "eu-central-1" }
   }
+  mock_data "aws_secretsmanager_secret_version" {
+    defaults = { secret_string = "xxxxxxxxxxxxxxxx" }
+  }
   mock_resource "aws_acm_certificate" {
     defaults = {
       arn = "arn:aws:acm:eu-central-1:111111111111:certificate/mock"
