@@ -16,13 +16,14 @@ locals {
   production = var.environment == "production"
 
   variables = merge({
-    APP_ENVIRONMENT     = var.environment
-    APP_ALLOWED_HOSTS   = var.domain
-    APP_PUBLIC_URL      = coalesce(var.public_url, "https://${var.domain}")
-    APP_MAIL_FROM       = var.mail_from
-    APP_TRUSTED_PROXIES = join(",", module.network.public_networks)
-    PORT                = "8000"
-    METRICS_PORT        = "8001"
+    APP_ENVIRONMENT      = var.environment
+    APP_ALLOWED_HOSTS    = var.domain
+    APP_PUBLIC_URL       = coalesce(var.public_url, "https://${var.domain}")
+    APP_MAIL_FROM        = var.mail_from
+    APP_SECURITY_CONTACT = "mailto:${local.answers.contact_email}"
+    APP_TRUSTED_PROXIES  = join(",", module.network.public_networks)
+    PORT                 = "8000"
+    METRICS_PORT         = "8001"
   }, var.variables)
   secrets = merge({
     DATABASE_URL   = module.database.secrets["database_url"]
