@@ -9,7 +9,7 @@ from uuid import UUID, uuid4
 
 import psycopg
 
-from chassis.identity.keys import KeyRing, SealedKey
+from chassis.identity.tokens import KeyRing, SealedKey
 from chassis.identity.tokens import access_tokens
 
 

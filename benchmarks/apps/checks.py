@@ -16,7 +16,7 @@ from uuid import uuid4
 from chassis.data.pool import Database
 from chassis.identity.identity import Identity
 from chassis.limits.limiter import Limiter
-from chassis.limits.rules import headers_of
+from chassis.limits.limiter import headers_of
 from chassis.settings import Settings, load
 
 CALLS = 20_000

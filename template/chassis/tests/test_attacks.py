@@ -169,9 +169,6 @@ async def test_what_leaks_is_found_out(
     assert (missed, elsewhere) == ([], [])
 
 
-pytestmark = pytest.mark.anyio
-
-
 class Caller(NamedTuple):
     """Somebody, and the permissions that they ought to have."""
 

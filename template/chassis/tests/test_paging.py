@@ -133,9 +133,6 @@ class Row:
         self.created_at = created_at
 
 
-pytestmark = pytest.mark.anyio
-
-
 @pytest.fixture
 def thing(sql: Sql, tenant_id: UUID) -> str:
     """The path of a thing in its third version."""

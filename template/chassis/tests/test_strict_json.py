@@ -15,7 +15,7 @@ from pydantic import TypeAdapter, ValidationError
 from chassis import Email
 from chassis.app import Service
 from chassis.http import strict_json
-from chassis.http.problems import Problem
+from chassis.http.reply import Problem
 from chassis.testing import started
 
 pytestmark = pytest.mark.anyio

@@ -7,7 +7,7 @@ from chassis.http.idempotency import Idempotent
 from chassis.http.input import Email, Input, Instant
 from chassis.http.paging import Page, PageRequest, Paging
 from chassis.http.preconditions import ExpectedVersion, Versioned, changed
-from chassis.http.problems import Problem, not_found
+from chassis.http.reply import Problem, not_found
 from chassis.identity.principal import Principal, may, public
 from chassis.module import Module
 from chassis.settings import Settings

@@ -20,9 +20,8 @@ from starlette.types import Receive, Scope, Send
 
 from chassis.app import Service
 from chassis.failure import Failure
-from chassis.http.problems import not_found
 from chassis.http.protocol import Protocol
-from chassis.http.reply import SECURITY_HEADERS, Reply
+from chassis.http.reply import SECURITY_HEADERS, Reply, not_found
 from chassis.observe import logs, metrics
 from chassis.observe.context import new_id
 from chassis.observe.logs import get_logger

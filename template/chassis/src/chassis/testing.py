@@ -32,8 +32,7 @@ if TYPE_CHECKING:
 
     from chassis.app import Service
     from chassis.dev.postgres import Postgres
-    from chassis.identity.keys import KeyRing
-    from chassis.identity.tokens import AccessTokens
+    from chassis.identity.tokens import AccessTokens, KeyRing
     from chassis.settings import Settings
 
 WIDE_LIMITS = dict.fromkeys(("APP_LIMIT_PER_ADDRESS", "APP_LIMIT_PER_ACCOUNT", "APP_LIMIT_PER_TENANT"), "1000000")
@@ -274,7 +273,7 @@ def _key_ring(settings: "Settings", database: TestDatabase) -> "KeyRing":
     """The keys of the services on this database; the first one, where no service has started and made it."""
     import psycopg
 
-    from chassis.identity.keys import OVERLAP, KeyRing, SealedKey
+    from chassis.identity.tokens import OVERLAP, KeyRing, SealedKey
 
     ring = KeyRing(settings.secret_key.get_secret_value())
     with psycopg.connect(database.superuser, autocommit=True) as connection:

@@ -180,6 +180,7 @@ async def test_a_forgotten_password_is_reset_once_and_ends_all_sessions(
         *(client.post("/v1/auth/password/reset", json={"token": token, "password": new}) for _ in range(5))
     )
     assert sorted(answer.status_code for answer in answers) == [204, 400, 400, 400, 400]
+    assert "password was changed" in (await mailbox.to(ann.email))[-1]["Subject"]
     assert not await alive(ann)
     assert (await refresh(ann)).status_code == 401
     await sign_in(client, ann.email, new)
@@ -297,7 +298,8 @@ async def test_a_replica_that_lost_its_connection_hears_of_revocations_again(
     quick_watch: None, app: Service, join: Join, sql: Sql
 ):
     ann = await join()
-    ended = sql("select pg_terminate_backend(pid) from pg_stat_activity where application_name ~ 'watch'")
+    mine = "from pg_stat_activity where datname = current_database() and application_name ~ 'watch'"
+    ended = sql(f"select pg_terminate_backend(pid) {mine}")
     assert ended == [(True,)]
     sql("insert into chassis.revocations (id) select id from chassis.sessions")
 

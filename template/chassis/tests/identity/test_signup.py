@@ -204,7 +204,7 @@ async def test_links_lead_to_the_configured_origin_alone(client: httpx.AsyncClie
 async def test_more_than_a_bounded_number_of_hashes_do_not_wait(app: Service, client: httpx.AsyncClient):
     import asyncio
 
-    from chassis.http.problems import Problem
+    from chassis.http.reply import Problem
     from chassis.identity.passwords import Cost
 
     passwords = Passwords(Cost(memory_kib=1024, passes=1))

@@ -194,10 +194,20 @@ async def test_a_link_of_another_kind_is_no_invitation(join: Join, mailbox: Mail
     assert answer.status_code == 400
 
 
+async def have_everything(person: Person) -> None:
+    """An API key and an invitation, beside what everybody has."""
+    for path, body in (
+        ("/api-keys", {"name": "ci", "scopes": ["members:read"]}),
+        ("/tenants/invitations", {"email": "carl@example.com"}),
+    ):
+        assert (await person.call("POST", path, json=body)).status_code == 201
+
+
 @pytest.mark.parametrize("secret", ["nothing", "an account", "a lookup"])
 async def test_raw_sql_as_the_app_role_sees_nothing_of_others(owner: Person, join: Join, app: Any, secret: str):
     from chassis.data.queries import Query
 
+    await have_everything(owner)
     stranger = await join()
     settings: dict[str, Any] = {
         "nothing": {},
@@ -221,3 +231,65 @@ async def test_raw_sql_as_the_app_role_sees_nothing_of_others(owner: Person, joi
             )
         if secret == "nothing":
             assert rows == []
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        "insert into chassis.accounts (email, email_canonical, password_hash) values ('eve', 'eve', 'x')",
+        "insert into chassis.tenants (name) values ('x')",
+        "insert into chassis.memberships (tenant_id, account_id, role) values ('{tenant}', '{me}', 'owner')",
+        (
+            "insert into chassis.sessions (account_id, tenant_id, token_hash, expires_at)"
+            " values ('{account}', '{tenant}', 'x', now())"
+        ),
+        (
+            "insert into chassis.one_time_tokens (token_hash, purpose, account_id, expires_at)"
+            " values ('x', 'reset', '{account}', now())"
+        ),
+        (
+            "insert into chassis.invitations (tenant_id, token_hash, email_canonical, role, invited_by, expires_at)"
+            " values ('{tenant}', 'x', 'eve', 'owner', '{me}', now())"
+        ),
+        (
+            "insert into chassis.api_keys (tenant_id, name, prefix, key_hash, scopes, created_by, expires_at)"
+            " values ('{tenant}', 'x', 'x', 'x', '{{}}', '{me}', now())"
+        ),
+        "delete from chassis.accounts",
+        "delete from chassis.tenants",
+        "delete from chassis.sessions",
+        "delete from chassis.one_time_tokens",
+        "delete from chassis.api_keys",
+        "update chassis.revocations set revoked_at = now()",
+        "update chassis.signing_keys set signs_from = now()",
+    ],
+)
+async def test_raw_sql_as_the_app_role_writes_nothing_for_others(
+    owner: Person, join: Join, database: TestDatabase, write: str
+):
+    stranger = await join()
+    with psycopg.connect(database.app) as app:
+        act_as(app, stranger)
+        with pytest.raises(psycopg.errors.InsufficientPrivilege):
+            app.execute(write.format(tenant=owner.tenant_id, account=owner.id, me=stranger.id).encode())
+
+
+async def test_raw_sql_as_the_app_role_changes_nothing_of_what_it_may_see(
+    owner: Person, member: Member, database: TestDatabase, sql: Sql
+):
+    """A colleague's account is to be seen, and so are one's memberships and tenants beside the one that is acted in."""
+    colleague = await member("viewer")
+    with psycopg.connect(database.app) as app:
+        act_as(app, owner)
+        assert app.execute("update chassis.accounts set password_hash = 'x'").rowcount == 1
+    (home,) = sql("select tenant_id from chassis.memberships where account_id = %s and role = 'owner'", colleague.id)
+    with psycopg.connect(database.app) as app:
+        act_as(app, Person(owner.client, "", {}, colleague.id, *home))
+        assert app.execute("select count(*) from chassis.memberships").fetchone() == (2,)
+        assert app.execute("update chassis.memberships set role = 'owner'").rowcount == 1
+        assert app.execute("update chassis.tenants set name = 'x'").rowcount == 1
+
+
+def act_as(connection: "psycopg.Connection[Any]", person: Person) -> None:
+    for name, value in (("app.tenant_id", person.tenant_id), ("app.account_id", person.id)):
+        connection.execute("select set_config(%s, %s, false)", [name, str(value)])

@@ -17,9 +17,8 @@ from joserfc import jwt
 from joserfc.jwk import KeySet, OKPKey
 
 from chassis.app import Service
-from chassis.identity.keys import KeyRing, SealedKey, SigningKey
 from chassis.identity.one_time import OpaqueTokens
-from chassis.identity.tokens import LIFETIME_SECONDS, access_tokens
+from chassis.identity.tokens import LIFETIME_SECONDS, KeyRing, SealedKey, SigningKey, access_tokens
 from chassis.identity.watch import Watch
 
 from .conftest import Person
@@ -264,6 +263,14 @@ async def test_the_private_key_is_sealed_where_it_is_stored(app: Service, client
     private = cast(Ed25519PrivateKey, vars(key)["_private"])
     ((sealed,),) = sql("select sealed from chassis.signing_keys")
     assert private.private_bytes_raw() not in bytes(sealed)
+
+
+@pytest.mark.anyio
+async def test_a_token_counts_as_a_bearer_token_alone(join: Callable[..., Awaitable[Person]]):
+    ann = await join()
+    for scheme, status in (("Bearer", 200), ("bearer", 200), ("Badger", 401), ("Digest", 401)):
+        headers = {"Authorization": f"{scheme} {ann.tokens['access_token']}"}
+        assert (await ann.client.get("/v1/tenants", headers=headers)).status_code == status
 
 
 @pytest.mark.anyio

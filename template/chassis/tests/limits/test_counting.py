@@ -6,8 +6,7 @@ import tracemalloc
 
 import pytest
 
-from chassis.limits.limiter import ClientAddresses, MemoryStore
-from chassis.limits.rules import Rule, headers_of, refusal
+from chassis.limits.limiter import ClientAddresses, MemoryStore, Rule, headers_of, refusal
 
 
 class Clock:

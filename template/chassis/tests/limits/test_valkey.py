@@ -18,8 +18,7 @@ from chassis import public
 from chassis.app import Service
 from chassis.dev.valkey import Valkey
 from chassis.limits import valkey
-from chassis.limits.limiter import MemoryStore
-from chassis.limits.rules import Counted, Rule, Use, headers_of
+from chassis.limits.limiter import Counted, MemoryStore, Rule, Use, headers_of
 from chassis.limits.valkey import ValkeyStore
 from chassis.testing import RunningServer, started
 

@@ -15,7 +15,7 @@ import orjson
 
 from chassis.data.unit_of_work import UnitOfWork
 from chassis.features import PACKAGE
-from chassis.http.problems import Problem, deadline_exceeded, unavailable
+from chassis.http.reply import Problem, deadline_exceeded, unavailable
 from chassis.module import Listener
 from chassis.observe.metrics import pool_in_use, pool_size, pool_wait
 

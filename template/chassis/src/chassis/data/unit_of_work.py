@@ -17,7 +17,7 @@ from fastapi import Request
 from fastapi.params import Depends
 
 from chassis.data.queries import Query
-from chassis.http.problems import unauthenticated
+from chassis.http.reply import unauthenticated
 
 if TYPE_CHECKING:
     from chassis.data.pool import Connection, Database

@@ -3,8 +3,7 @@
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from chassis.http.problems import Problem
-from chassis.http.reply import Header, Reply
+from chassis.http.reply import Header, Problem, Reply
 
 if TYPE_CHECKING:
     from chassis.http.exchange import Exchange

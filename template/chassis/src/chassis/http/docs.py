@@ -18,7 +18,7 @@ from fastapi.routing import RouteContext
 
 from chassis.http.idempotency import documented as idempotent
 from chassis.http.preconditions import ETAG, Versioned, expected_version
-from chassis.http.problems import MEDIA_TYPE
+from chassis.http.reply import MEDIA_TYPE
 from chassis.identity.principal import Require, public
 
 DOCUMENT, PAGE = "/openapi.json", "/docs"

@@ -18,8 +18,11 @@ from chassis.http.cors import Cors
 from chassis.http.endpoints import Endpoint
 from chassis.http.errors import problem_of
 from chassis.http.exchange import Exchange, is_json
-from chassis.http.problems import (
+from chassis.http.reply import (
+    SECURITY_HEADERS,
+    Header,
     Problem,
+    Reply,
     allowed,
     bad_request,
     body_timeout,
@@ -31,11 +34,9 @@ from chassis.http.problems import (
     unavailable,
     uri_too_long,
 )
-from chassis.http.reply import SECURITY_HEADERS, Header, Reply
 from chassis.http.routing import Routes
 from chassis.identity.principal import Principal
-from chassis.limits.limiter import Limiter
-from chassis.limits.rules import headers_of
+from chassis.limits.limiter import Limiter, headers_of
 from chassis.observe.context import current
 from chassis.observe.health import PROBES
 from chassis.observe.logs import get_logger

@@ -29,8 +29,7 @@ from chassis.http.exchange import Exchange
 from chassis.http.idempotency import Once, documented
 from chassis.http.input import PLACES, field_names, invalid
 from chassis.http.preconditions import Versioned
-from chassis.http.problems import bad_request
-from chassis.http.reply import Reply, check_headers
+from chassis.http.reply import Reply, bad_request, check_headers
 from chassis.identity.principal import Require, anybody
 
 _BODY, _PRINCIPAL, _TRANSACTION, _REQUEST, _NOTHING = ":body", ":principal", ":transaction", ":request", ":nothing"

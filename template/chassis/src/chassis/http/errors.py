@@ -12,7 +12,7 @@ from starlette.responses import Response
 from chassis.data.pool import problem_of as problem_of_database
 from chassis.http.input import PLACES, field_names
 from chassis.http.input import problem as invalid
-from chassis.http.problems import Problem, internal
+from chassis.http.reply import Problem, internal
 
 
 def problem_of(error: BaseException) -> Problem | None:

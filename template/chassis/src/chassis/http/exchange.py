@@ -7,10 +7,9 @@ from typing import TYPE_CHECKING, Any
 from starlette.types import Message, Receive, Scope, Send
 
 from chassis.http import strict_json
-from chassis.http.problems import Problem, body_incomplete, too_large, unsupported_media_type
-from chassis.http.reply import Reply, check_headers
+from chassis.http.reply import Problem, Reply, body_incomplete, check_headers, too_large, unsupported_media_type
 from chassis.identity.principal import Principal, check
-from chassis.limits.rules import Level, Use, refusal
+from chassis.limits.limiter import Level, Use, refusal
 from chassis.observe.context import RequestContext, new_id, trace_of
 from chassis.observe.logs import get_logger
 

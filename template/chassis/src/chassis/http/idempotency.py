@@ -18,8 +18,7 @@ from fastapi import Header, Response
 from fastapi.params import Depends
 
 from chassis.data.queries import query
-from chassis.http.problems import Problem, bad_request
-from chassis.http.reply import Reply
+from chassis.http.reply import Problem, Reply, bad_request
 
 if TYPE_CHECKING:
     from chassis.data.unit_of_work import UnitOfWork

@@ -20,7 +20,7 @@ from pydantic import (
     ValidationError,
 )
 
-from chassis.http.problems import Problem
+from chassis.http.reply import Problem
 
 
 class Input(BaseModel):

@@ -14,7 +14,7 @@ from uuid import UUID
 from fastapi import Query, Request
 from fastapi.params import Depends
 
-from chassis.http.problems import bad_request
+from chassis.http.reply import bad_request
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _KEY = struct.Struct(">q16s")

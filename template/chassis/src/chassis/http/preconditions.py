@@ -6,7 +6,7 @@ from typing import Annotated
 from fastapi import Header
 from fastapi.params import Depends
 
-from chassis.http.problems import Problem, bad_request
+from chassis.http.reply import Problem, bad_request
 
 ETAG = '"[0-9]{1,18}"'
 """What an ETag of ours looks like: the pattern of the document too."""

@@ -10,8 +10,7 @@ from collections.abc import Iterable
 import httptools
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
-from chassis.http.problems import Problem, bad_request, headers_too_large, unavailable
-from chassis.http.reply import SECURITY_HEADERS, Header
+from chassis.http.reply import SECURITY_HEADERS, Header, Problem, bad_request, headers_too_large, unavailable
 from chassis.observe.context import RequestContext, current, new_id
 from chassis.observe.logs import get_logger
 from chassis.observe.metrics import observe_request

@@ -9,7 +9,7 @@ import math
 import re
 from typing import Any, NoReturn
 
-from chassis.http.problems import bad_request
+from chassis.http.reply import bad_request
 
 # Possessive, and with an end that may be missing: a string is gone through once, whatever follows.
 _STRING = re.compile(rb'(?s)"[^"\\]*+(?:\\.[^"\\]*+)*+"?')

@@ -14,7 +14,7 @@ from email_validator import EmailNotValidError, ValidatedEmail, validate_email
 
 from chassis.data.queries import query
 from chassis.data.unit_of_work import UnitOfWork
-from chassis.http.problems import Problem, unauthenticated
+from chassis.http.reply import Problem, unauthenticated
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ from uuid import UUID
 from chassis.data.queries import query
 from chassis.data.unit_of_work import UnitOfWork
 from chassis.http.paging import Page, Paging
-from chassis.http.problems import Problem, not_found
+from chassis.http.reply import Problem, not_found
 from chassis.identity import audit
 from chassis.identity.principal import Principal
 

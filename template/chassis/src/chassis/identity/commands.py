@@ -15,11 +15,10 @@ from chassis.data import roles
 from chassis.data.pool import Database
 from chassis.data.queries import query
 from chassis.failure import Failure
-from chassis.http.problems import Problem
+from chassis.http.reply import Problem
 from chassis.identity import accounts, audit, sessions
 from chassis.identity.identity import Identity
-from chassis.identity.keys import OVERLAP, KeyRing
-from chassis.identity.tokens import LIFETIME_SECONDS
+from chassis.identity.tokens import LIFETIME_SECONDS, OVERLAP, KeyRing
 from chassis.identity.watch import ADD_KEY, PERIOD_SECONDS
 from chassis.settings import Settings
 

@@ -8,14 +8,13 @@ from fastapi import Request
 from fastapi.params import Depends
 
 from chassis.data.pool import Database
-from chassis.http.problems import unavailable
+from chassis.http.reply import unavailable
 from chassis.identity.api_keys import ApiKeys
-from chassis.identity.keys import KeyRing
 from chassis.identity.mail import Letters, Post, post
 from chassis.identity.one_time import OpaqueTokens
 from chassis.identity.passwords import Passwords
 from chassis.identity.principal import Principal, may
-from chassis.identity.tokens import AccessTokens, access_tokens
+from chassis.identity.tokens import AccessTokens, KeyRing, access_tokens
 from chassis.identity.watch import Watch
 from chassis.observe.logs import get_logger
 

@@ -15,7 +15,7 @@ from uuid import UUID
 
 from chassis.data.queries import query
 from chassis.data.unit_of_work import UnitOfWork
-from chassis.http.problems import Problem
+from chassis.http.reply import Problem
 
 if TYPE_CHECKING:
     from chassis.identity.identity import Identity

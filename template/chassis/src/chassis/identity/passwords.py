@@ -20,7 +20,7 @@ from importlib.resources import files
 from os import urandom
 from typing import TypeVar
 
-from chassis.http.problems import Problem, unavailable
+from chassis.http.reply import Problem, unavailable
 
 SHORTEST = 15
 """Characters. NIST SP 800-63B-4 asks for 15 where the password is the only proof."""

@@ -8,7 +8,7 @@ from fastapi import Request
 from fastapi.params import Depends
 from fastapi.security import HTTPBearer
 
-from chassis.http.problems import forbidden, unauthenticated
+from chassis.http.reply import forbidden, unauthenticated
 
 bearer = HTTPBearer(auto_error=False, description="An access token that carries one tenant and one role.")
 

@@ -8,7 +8,7 @@ from uuid import UUID, uuid4
 
 from chassis.data.queries import query
 from chassis.data.unit_of_work import UnitOfWork
-from chassis.http.problems import Problem
+from chassis.http.reply import Problem
 from chassis.identity import accounts, audit, one_time, passwords, sessions
 from chassis.identity.accounts import Account, Address
 from chassis.identity.identity import Identity

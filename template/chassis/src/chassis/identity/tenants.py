@@ -11,7 +11,7 @@ from uuid import UUID, uuid4
 from chassis.data.queries import query
 from chassis.data.unit_of_work import UnitOfWork
 from chassis.http.paging import Page, Paging
-from chassis.http.problems import Problem, not_found
+from chassis.http.reply import Problem, not_found
 from chassis.identity import accounts, audit, sessions
 from chassis.identity.accounts import Address
 from chassis.identity.identity import Identity

@@ -15,9 +15,8 @@ from uuid import UUID
 from chassis.data.pool import Database
 from chassis.data.queries import Query, query
 from chassis.features import PACKAGE
-from chassis.http.problems import Problem, unavailable
-from chassis.identity.keys import OVERLAP, KeyRing, SealedKey
-from chassis.identity.tokens import LIFETIME_SECONDS
+from chassis.http.reply import Problem, unavailable
+from chassis.identity.tokens import LIFETIME_SECONDS, OVERLAP, KeyRing, SealedKey
 from chassis.observe.logs import get_logger
 
 if TYPE_CHECKING:

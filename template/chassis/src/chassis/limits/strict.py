@@ -15,7 +15,7 @@ from fastapi import Request
 from fastapi.params import Depends
 
 from chassis.http.exchange import Exchange
-from chassis.limits.rules import Rule, Use, refusal
+from chassis.limits.limiter import Rule, Use, refusal
 
 _DAY = 86_400
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from prometheus_client import Gauge
 
-from chassis.limits.rules import TOLERANCE, Counted, Rule, Use
+from chassis.limits.limiter import TOLERANCE, Counted, Rule, Use
 from chassis.limits.valkey_connection import Connection
 from chassis.observe.logs import get_logger
 

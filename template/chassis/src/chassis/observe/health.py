@@ -11,7 +11,7 @@ from fastapi import APIRouter, Request
 from chassis.data import heads
 from chassis.data.pool import Database
 from chassis.data.queries import query
-from chassis.http.problems import Problem, unavailable
+from chassis.http.reply import Problem, unavailable
 from chassis.identity.principal import public
 from chassis.observe.logs import get_logger
 
