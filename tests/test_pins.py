@@ -13,7 +13,8 @@ from packaging.utils import canonicalize_name
 
 from tools.requirements import service_requirements
 
-FILES = ("requirements.txt", "requirements-dev.txt")
+SHARED = ("requirements.txt", "requirements-dev.txt")
+FILES = (*SHARED, "requirements-terraform.txt")
 
 
 def pins(name: str) -> dict[str, set[str]]:
@@ -32,7 +33,7 @@ def test_every_line_is_a_version_or_its_hash(name: str):
 
 
 def test_both_files_pin_the_same():
-    small, large = (pins(name) for name in FILES)
+    small, large = (pins(name) for name in SHARED)
     assert {package: large.get(package) for package in small} == small
 
 

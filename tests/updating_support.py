@@ -7,6 +7,7 @@ from pathlib import Path
 from copier import run_copy, run_update
 
 OLD, NEW = "v0.0.1", "v0.0.2"
+NEW_QUESTIONS = ("shared_store", "deploy_target")
 
 
 def git(folder: Path, *arguments: str) -> str:
@@ -23,11 +24,12 @@ def commit(folder: Path, message: str) -> None:
 def make_releases(template: Path, folder: Path) -> None:
     """Make a repository of the template as it lies, tagged OLD, and of one in which every file differs, tagged NEW.
 
-    The new one asks a question that the old one did not know.
+    The new one asks what the old one did not.
     """
     shutil.copytree(template, folder)
-    rename_question(folder, "shared_store", "unasked")
-    replace(folder, "copier.yml", "unasked:\n", "unasked:\n  when: false\n")
+    for question in NEW_QUESTIONS:
+        rename_question(folder, question, f"no_{question}")
+        replace(folder, "copier.yml", f"no_{question}:\n", f"no_{question}:\n  when: false\n")
     write(folder, "template/chassis/src/chassis/dropped.py", "OLD = True\n")
     write(folder, "template/src/{{ package_name }}/dropped.py", "OLD = True\n")
     write(folder, "template/chassis/src/chassis/merged.py", "".join(f"LINE_{n} = {n}\n" for n in range(20)))
@@ -46,8 +48,9 @@ def make_releases(template: Path, folder: Path) -> None:
     write(folder, "template/docs/added.md", "# New\n")
     (folder / "template/deploy/start").chmod(0o755)
     replace(folder, "template/chassis/src/chassis/merged.py", "LINE_5 = 5", "LINE_5 = 50")
-    replace(folder, "copier.yml", "unasked:\n  when: false\n", "unasked:\n")
-    rename_question(folder, "unasked", "shared_store")
+    for question in NEW_QUESTIONS:
+        replace(folder, "copier.yml", f"no_{question}:\n  when: false\n", f"no_{question}:\n")
+        rename_question(folder, f"no_{question}", question)
     commit(folder, "The second release")
     git(folder, "tag", NEW)
 

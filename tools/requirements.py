@@ -28,3 +28,4 @@ def pin(sources: Iterable[str], target: str, stdin: str | None = None) -> None:
 if __name__ == "__main__":
     pin(["requirements.in"], "requirements.txt")
     pin(["requirements-dev.in", "-"], "requirements-dev.txt", "\n".join(service_requirements()))
+    pin(["requirements-terraform.in"], "requirements-terraform.txt")

@@ -1,0 +1,5 @@
+# Every task counts requests by itself.
+
+locals {
+  shared_store = { secrets = {}, reached = {}, alarms = {} }
+}

@@ -1,0 +1,27 @@
+output "url" {
+  value = "https://${var.domain}"
+}
+
+output "backups" {
+  description = "The bucket."
+  value       = module.storage.backups.name
+}
+
+output "smtp_url_secret" {
+  description = "Where the URL of your mail server is to be put."
+  value       = aws_secretsmanager_secret.smtp_url.name
+}
+
+output "deployment" {
+  description = "What a deployment works with."
+  value = {
+    role           = module.pipeline.role_arn
+    repository     = aws_ecr_repository.this.repository_url
+    cluster        = module.compute.cluster.name
+    service        = module.compute.service.name
+    families       = module.compute.families
+    subnets        = module.network.private_subnets
+    security_group = module.compute.security_group
+    log_group      = module.compute.log_group.name
+  }
+}
