@@ -37,7 +37,8 @@ class TestOnTheOldestPython:
         return OLDEST
 
     @pytest.fixture(scope="class")
-    def answers(self) -> dict[str, str]:
+    @classmethod
+    def answers(cls) -> dict[str, str]:
         return {}
 
     def test_only_the_lock_is_new_to_git(self, service: Path):
@@ -63,7 +64,8 @@ class TestOnTheNewestPython(TestOnTheOldestPython):
         return NEWEST
 
     @pytest.fixture(scope="class")
-    def answers(self) -> dict[str, str]:
+    @classmethod
+    def answers(cls) -> dict[str, str]:
         return {"shared_store": "valkey"}
 
     def test_make_rehearse_is_green(self, service: Path):
