@@ -133,6 +133,11 @@ def _message(mail: Mail, sender: str) -> EmailMessage:
     return message
 
 
+def _shown(tenant: str) -> str:
+    """The name in its quotes; not one that a mail program could make a link of, which would be somebody else's."""
+    return "a team" if any(sign in tenant for sign in ".:/@") else f"“{tenant}”"
+
+
 class Letters:
     """The letters of a service that is reached at `origin`."""
 
@@ -145,6 +150,16 @@ class Letters:
             "Confirm your address",
             "somebody, presumably you, has signed up with this address. To confirm it, follow this link within a day:",
             "verify",
+            token,
+        )
+
+    def again(self, to: str, token: str) -> Mail:
+        return self._with_link(
+            to,
+            "Confirm your address",
+            "somebody, presumably you, has signed up with this address, and not for the first time. To confirm it, "
+            "choose your password with this link within half an hour:",
+            "reset",
             token,
         )
 
@@ -179,8 +194,8 @@ class Letters:
         return self._with_link(
             to,
             "You are invited",
-            f"you are invited to work in “{tenant}”. Sign in or sign up with this address, and then accept with this "
-            "link within a week:",
+            f"you are invited to work in {_shown(tenant)}. Sign in or sign up with this address, and then accept with "
+            "this link within a week:",
             "invitation",
             token,
         )
