@@ -122,7 +122,9 @@ def post(settings: "Settings") -> Post:
 
 
 def _message(mail: Mail, sender: str) -> EmailMessage:
-    message = EmailMessage(policy=SMTP)
+    message = EmailMessage(
+        policy=SMTP.clone(max_line_length=998)
+    )  # RFC 5322's: a link stays whole for who reads the file
     message["From"] = sender
     message["To"] = mail.to
     message["Subject"] = mail.subject
