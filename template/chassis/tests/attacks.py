@@ -215,7 +215,7 @@ class Attacks:
     async def _outcome(self, attacker: Party, operation: Operation, sent: Sent) -> Outcome:
         rows, ran = self._rows(), _queries_run()
         answer = await self._api.send(attacker, operation, sent)
-        await self._service.identity.background.finish(5)
+        await self._service.identity.finish()
         work = _queries_run() - ran
         if changed := {table for table, _ in self._rows() ^ rows}:
             self._report(operation, attacker, f"changes the victim's rows in {', '.join(sorted(changed))}")

@@ -55,14 +55,14 @@ class Mailbox:
 
     async def to(self, address: str) -> list[EmailMessage]:
         """All mail to an address, once everything that was to be sent is sent."""
-        await self._service.identity.background.finish(5)
+        await self._service.identity.finish()
         files = sorted(self._folder.glob("*.eml")) if self._folder.exists() else []
         mails = [email.message_from_bytes(file.read_bytes(), policy=email.policy.default) for file in files]
         return [mail for mail in mails if mail["To"] == address]
 
-    async def token(self, address: str) -> str:
-        """The token in the latest mail to an address."""
-        text = (await self.to(address))[-1].get_content()
+    async def token(self, address: str, of: int = -1) -> str:
+        """The token in the latest mail to an address, or in another one."""
+        text = (await self.to(address))[of].get_content()
         return re.findall(r"#token=(\S+)", text)[-1]
 
 

@@ -340,3 +340,21 @@ async def test_revocations_of_what_is_long_dead_are_deleted(
 def test_the_bound_is_what_the_documentation_says():
     assert PERIOD_SECONDS <= 5
     assert PERIOD_SECONDS + STALE_SECONDS <= timedelta(seconds=30).total_seconds()
+
+
+async def test_a_stolen_token_that_was_switched_dies_when_its_owner_comes(join: Join):
+    ann = await join()
+    stolen = {"refresh_token": ann.tokens["refresh_token"], "tenant_id": str(ann.tenant_id)}
+    thief = person_of(ann.client, ann.email, (await ann.client.post("/v1/auth/switch", json=stolen)).json())
+    assert (await refresh(ann)).status_code == 401
+    assert (await refresh(thief)).status_code == 401
+    assert not await alive(thief)
+
+
+async def test_fifty_switches_at_once_leave_at_most_one_family(join: Join):
+    ann = await join()
+    body = {"refresh_token": ann.tokens["refresh_token"], "tenant_id": str(ann.tenant_id)}
+    answers = await asyncio.gather(*(ann.client.post("/v1/auth/switch", json=body) for _ in range(50)))
+    won = [answer.json() for answer in answers if answer.status_code == 200]
+    assert len(won) == 1
+    assert (await refresh(person_of(ann.client, ann.email, won[0]))).status_code == 401

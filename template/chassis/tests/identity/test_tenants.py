@@ -293,3 +293,18 @@ async def test_raw_sql_as_the_app_role_changes_nothing_of_what_it_may_see(
 def act_as(connection: "psycopg.Connection[Any]", person: Person) -> None:
     for name, value in (("app.tenant_id", person.tenant_id), ("app.account_id", person.id)):
         connection.execute("select set_config(%s, %s, false)", [name, str(value)])
+
+
+async def test_a_role_that_was_taken_away_hands_on_nothing(owner: Person, member: Member, replica: httpx.AsyncClient):
+    bad = await member("owner")
+    invited = {"email": "second@example.com", "role": "owner"}
+    assert (await bad.call("POST", "/tenants/invitations", json=invited)).status_code == 201
+    assert (await owner.call("PATCH", f"/tenants/members/{bad.id}", json={"role": "viewer"})).status_code == 200
+    assert (await owner.call("GET", "/tenants/invitations")).json()["items"] == []
+
+    bad.client = replica
+    assert (await bad.call("GET", "/tenants/members")).status_code == 200, "this replica has not heard of it yet"
+    mine = await bad.call("PATCH", f"/tenants/members/{bad.id}", json={"role": "owner"})
+    key = await bad.call("POST", "/api-keys", json={"name": "ci", "scopes": ["members:read"]})
+    again = await bad.call("POST", "/tenants/invitations", json={**invited, "email": "third@example.com"})
+    assert [answer.status_code for answer in (mine, key, again)] == [401, 401, 401]

@@ -58,7 +58,7 @@ async def make_demo(service: "Service", settings: Settings) -> None:
     service.configure(settings)
     identity, database = service.identity, service.database
     await database.open()
-    account, _ = await signup.create(identity, accounts.parse_address(DEMO_EMAIL), DEMO_PASSWORD)
+    account, _, _ = await signup.create(identity, accounts.parse_address(DEMO_EMAIL), DEMO_PASSWORD)
     async with database.unit_of_work(None) as db:
         await accounts.become(db, account.id)
         for module in service.modules:

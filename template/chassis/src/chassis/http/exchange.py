@@ -142,7 +142,7 @@ class Exchange(RequestContext):
         return body
 
     def cursor_key(self) -> bytes:
-        """What signs the cursors of this list: one that another list, tenant or caller was given does not fit."""
+        """What signs the cursors of this list: one that another list or tenant was given does not fit."""
         tenant = self.principal.tenant_id.bytes if self.principal else b""
         return blake2b(self.route.encode() + tenant, key=self.edge.cursor_secret, digest_size=32).digest()
 

@@ -112,7 +112,11 @@ def unauthenticated() -> Problem:
 
 
 def forbidden(permission: str) -> Problem:
-    return Problem(403, "forbidden", f"Your role does not include the permission '{permission}'.")
+    return Problem(
+        403,
+        "forbidden",
+        f"This needs the permission '{permission}', which your role, or the scopes of the key, do not include.",
+    )
 
 
 def not_found() -> Problem:

@@ -15,6 +15,7 @@ from email_validator import EmailNotValidError, ValidatedEmail, validate_email
 from chassis.data.queries import query
 from chassis.data.unit_of_work import UnitOfWork
 from chassis.http.reply import Problem, unauthenticated
+from chassis.identity.principal import Principal
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +92,23 @@ SET_DISABLED = query(
     returning id
     """,
 )
+
+
+ROLE_NOW = query(
+    "identity.role_now",
+    str,
+    "select role from chassis.memberships where tenant_id = $1 and account_id = $2 for share",
+)
+"""Held until the commit, so that nobody can take it away in between."""
+
+
+async def check_still(db: UnitOfWork, who: Principal) -> None:
+    """Raise the 401 problem unless the caller still has the role that the token says.
+
+    A token outlives its session by seconds; what hands on rights must not make them last.
+    """
+    if await db.first(ROLE_NOW, who.tenant_id, who.subject) != who.role:
+        raise unauthenticated()
 
 
 async def become(db: UnitOfWork, account_id: UUID) -> Account:

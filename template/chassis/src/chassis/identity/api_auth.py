@@ -14,7 +14,7 @@ from chassis.http.input import Input
 from chassis.http.paging import Page, PageRequest
 from chassis.identity import accounts, sessions, signin, signup, tenants
 from chassis.identity.identity import Desk, Me
-from chassis.identity.passwords import LONGEST, SHORTEST
+from chassis.identity.passwords import LONGEST, SHORTEST, refuse_guessable
 from chassis.identity.principal import public
 from chassis.identity.sessions import Session
 from chassis.identity.signin import Tokens
@@ -107,6 +107,7 @@ UserAgent = Annotated[str | None, Depends(_user_agent)]
 async def sign_up(body: NewAccount, desk: Desk, here: Here) -> Accepted:
     """Make an account. What is next stands in a mail; the answer is the same when the address has an account."""
     address = accounts.parse_address(body.email)
+    refuse_guessable(body.password, address.canonical)  # before it counts as a mail, which it is none
     await aim_at(here, address.canonical, MAIL)
     await signup.sign_up(desk, address, body.password)
     return Accepted()
@@ -118,7 +119,7 @@ async def verify(body: OneTimeToken, desk: Desk) -> None:
     await signup.verify(desk, body.token)
 
 
-@router.post("/signin", dependencies=[public, strictly_limited], responses={401: {}, 403: {}})
+@router.post("/signin", dependencies=[public, strictly_limited], responses={401: {}})
 async def sign_in(body: Credentials, desk: Desk, user_agent: UserAgent, here: Here) -> Tokens:
     """Get an access token, for minutes, and a refresh token, for days."""
     address = accounts.parse_address(body.email)

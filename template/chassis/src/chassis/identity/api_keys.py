@@ -14,6 +14,7 @@ from chassis.data.unit_of_work import UnitOfWork
 from chassis.http.paging import Page, Paging
 from chassis.http.reply import Problem, not_found
 from chassis.identity import audit
+from chassis.identity.accounts import check_still
 from chassis.identity.principal import Principal
 
 if TYPE_CHECKING:
@@ -86,7 +87,7 @@ class ApiKeys:
             return None, until
         now = datetime.now(UTC)
         if found.used_at is None or (now - found.used_at).total_seconds() > _USE_NOTED_SECONDS:
-            self._background.start(self._note_use(found))
+            self._background.offer(self._note_use(found))
         until = min(until, monotonic() + (found.expires_at - now).total_seconds())
         key_id, tenant_id = UUID(int=found.id.int), UUID(int=found.tenant_id.int)  # asyncpg's own type is a subclass
         return Principal(key_id, tenant_id, ROLE, frozenset(found.scopes), key_id), until
@@ -164,6 +165,7 @@ _REVOKE = query(
 
 async def create(db: UnitOfWork, who: Principal, name: str, scopes: frozenset[str], days: int) -> NewApiKey:
     """Make a key with permissions that its maker has. Raises a 422 problem for others."""
+    await check_still(db, who)
     if refused := sorted(scopes - (who.permissions - FOR_PEOPLE)):
         raise Problem(422, "scope_refused", f"You cannot give a key the permission '{refused[0][:50]}'.")
     key = PREFIX + token_hex(24)

@@ -10,7 +10,7 @@ from fastapi.params import Depends
 from chassis.data.pool import Database
 from chassis.http.reply import unavailable
 from chassis.identity.api_keys import ApiKeys
-from chassis.identity.mail import Letters, Post, post
+from chassis.identity.mail import Letters, Mail, Post, post
 from chassis.identity.one_time import OpaqueTokens
 from chassis.identity.passwords import Passwords
 from chassis.identity.principal import Principal, may
@@ -37,12 +37,18 @@ class Background:
 
     def start(self, work: Coroutine[Any, Any, None]) -> None:
         """Run `work` soon. Raises a 503 problem when too much waits already."""
+        if not self.offer(work):
+            raise unavailable("overloaded", "Too much is waiting to be done. Try again shortly.")
+
+    def offer(self, work: Coroutine[Any, Any, None]) -> bool:
+        """Run `work` soon, or never: whether it will be."""
         if len(self._tasks) >= _MOST_WAITING:
             work.close()
-            raise unavailable("overloaded", "Too much is waiting to be done. Try again shortly.")
+            return False
         task = asyncio.create_task(self._run(work))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        return True
 
     async def finish(self, timeout_seconds: float) -> None:
         """Wait for what was started; what is not done in time is cancelled."""
@@ -114,6 +120,7 @@ class Identity:
         self.letters = Letters(origin)
         self.post: Post = post(settings)
         self.background = Background()
+        self._mails = Background()  # apart from what needs the database: a mail server may take its time
         self.api_keys = ApiKeys(database, self.background)
         self.authenticate = Authenticate(self.access_tokens, self.api_keys, self.watch)
 
@@ -121,9 +128,19 @@ class Identity:
         """Learn keys and revocations. The database need not be there yet."""
         await self.watch.start()
 
+    def send(self, mail: Mail) -> None:
+        """Have a mail go out soon. One too many is logged and lost: what it is about has happened already."""
+        if not self._mails.offer(self.post.send(mail)):
+            _log.error("mail was not sent: too many wait")
+
+    async def finish(self) -> None:
+        """Wait for what was started, and for the mails that it sends."""
+        await self.background.finish(_FINISH_SECONDS)
+        await self._mails.finish(_FINISH_SECONDS)
+
     async def stop(self) -> None:
         """Let mails that wait go out."""
-        await self.background.finish(_FINISH_SECONDS)
+        await self.finish()
         await self.watch.stop()
         self.passwords.close()
 

@@ -122,7 +122,9 @@ def post(settings: "Settings") -> Post:
 
 
 def _message(mail: Mail, sender: str) -> EmailMessage:
-    message = EmailMessage(policy=SMTP)
+    message = EmailMessage(
+        policy=SMTP.clone(max_line_length=998)
+    )  # RFC 5322's: a link stays whole for who reads the file
     message["From"] = sender
     message["To"] = mail.to
     message["Subject"] = mail.subject
@@ -131,6 +133,11 @@ def _message(mail: Mail, sender: str) -> EmailMessage:
     message["Auto-Submitted"] = "auto-generated"  # RFC 3834: no out-of-office answer, please
     message.set_content(mail.text)
     return message
+
+
+def _shown(tenant: str) -> str:
+    """The name in its quotes; not one that a mail program could make a link of, which would be somebody else's."""
+    return "a team" if any(sign in tenant for sign in ".:/@") else f"“{tenant}”"
 
 
 class Letters:
@@ -145,6 +152,16 @@ class Letters:
             "Confirm your address",
             "somebody, presumably you, has signed up with this address. To confirm it, follow this link within a day:",
             "verify",
+            token,
+        )
+
+    def again(self, to: str, token: str) -> Mail:
+        return self._with_link(
+            to,
+            "Confirm your address",
+            "somebody, presumably you, has signed up with this address, and not for the first time. To confirm it, "
+            "choose your password with this link within half an hour:",
+            "reset",
             token,
         )
 
@@ -179,8 +196,8 @@ class Letters:
         return self._with_link(
             to,
             "You are invited",
-            f"you are invited to work in “{tenant}”. Sign in or sign up with this address, and then accept with this "
-            "link within a week:",
+            f"you are invited to work in {_shown(tenant)}. Sign in or sign up with this address, and then accept with "
+            "this link within a week:",
             "invitation",
             token,
         )

@@ -66,15 +66,14 @@ _SECONDS: dict[Purpose, float] = {"verify": 24 * 60 * 60.0, "reset": 30 * 60.0}
 @dataclass(frozen=True, slots=True)
 class OneTime:
     account_id: UUID
-    password_hash: str | None
 
 
 _NEW = query(
     "identity.new_one_time_token",
     UUID,
     """
-    insert into chassis.one_time_tokens (token_hash, purpose, account_id, password_hash, expires_at)
-    values ($1, $2, $3, $4, now() + make_interval(secs => $5))
+    insert into chassis.one_time_tokens (token_hash, purpose, account_id, expires_at)
+    values ($1, $2, $3, now() + make_interval(secs => $4))
     """,
 )
 _FIND = query(
@@ -101,12 +100,10 @@ _VOID = query(
 )
 
 
-async def new(
-    identity: "Identity", db: UnitOfWork, purpose: Purpose, account_id: UUID, password_hash: str | None = None
-) -> str:
-    """A token for the account that `db` acts as. `password_hash` is what using it will set."""
+async def new(identity: "Identity", db: UnitOfWork, purpose: Purpose, account_id: UUID) -> str:
+    """A token for the account that `db` acts as."""
     token, token_hash = identity.one_time_tokens.new(account_id)
-    await db.run(_NEW, token_hash, purpose, account_id, password_hash, _SECONDS[purpose])
+    await db.run(_NEW, token_hash, purpose, account_id, _SECONDS[purpose])
     return token
 
 

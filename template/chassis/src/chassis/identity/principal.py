@@ -10,7 +10,9 @@ from fastapi.security import HTTPBearer
 
 from chassis.http.reply import forbidden, unauthenticated
 
-bearer = HTTPBearer(auto_error=False, description="An access token that carries one tenant and one role.")
+bearer = HTTPBearer(
+    auto_error=False, description="An access token, which carries one tenant and one role, or an API key."
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -49,6 +49,7 @@ _END = query(
         update chassis.sessions set revoked_at = now()
         where account_id = $1 and revoked_at is null
           and ($2::uuid is null or id = $2) and ($3::uuid is null or id <> $3) and ($4::uuid is null or tenant_id = $4)
+          and ($5::uuid is null or family_id = $5)
         returning id
     )
     insert into chassis.revocations (id) select id from ended returning id
@@ -64,9 +65,13 @@ async def end(
     only: UUID | None = None,
     but: UUID | None = None,
     tenant_id: UUID | None = None,
+    family_id: UUID | None = None,
 ) -> int:
-    """End an account's sessions: all, `only` one, all `but` one, or those in one tenant. Returns how many."""
-    ended = await db.all(_END, account_id, only, but, tenant_id)
+    """End an account's sessions: all, `only` one, all `but` one, those in one tenant or of one family.
+
+    Returns how many.
+    """
+    ended = await db.all(_END, account_id, only, but, tenant_id, family_id)
     db.after_commit(lambda: identity.watch.heard(*ended))
     return len(ended)
 

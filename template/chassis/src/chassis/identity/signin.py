@@ -39,6 +39,7 @@ class _Session:
     id: UUID
     account_id: UUID
     tenant_id: UUID
+    family_id: UUID
     user_agent: str | None
     expires_at: datetime
 
@@ -47,6 +48,7 @@ class _Session:
 class _Stale:
     account_id: UUID
     tenant_id: UUID
+    family_id: UUID
     is_revoked: bool
     was_replaced: bool
 
@@ -78,8 +80,8 @@ _START = query(
     "identity.start_session",
     UUID,
     """
-    insert into chassis.sessions (id, account_id, tenant_id, token_hash, user_agent, expires_at)
-    values ($1, $2, $3, $4, $5, coalesce($6::timestamptz, now() + make_interval(secs => $7)))
+    insert into chassis.sessions (id, account_id, tenant_id, token_hash, user_agent, expires_at, family_id)
+    values ($1, $2, $3, $4, $5, coalesce($6::timestamptz, now() + make_interval(secs => $7)), coalesce($8::uuid, $1))
     """,
 )
 _ROTATE = query(
@@ -96,7 +98,7 @@ _STALE = query(
     "identity.stale_refresh_token",
     _Stale,
     """
-    select account_id, tenant_id, revoked_at is not null as is_revoked, token_hash <> $2 as was_replaced
+    select account_id, tenant_id, family_id, revoked_at is not null as is_revoked, token_hash <> $2 as was_replaced
     from chassis.sessions where id = $1
     """,
 )
@@ -120,20 +122,22 @@ async def sign_in(identity: Identity, address: Address, password: str, user_agen
     async with identity.database.unit_of_work(None, lookup=address.lookup) as db:
         account = await db.first(accounts.BY_ADDRESS, address.canonical)
     matches = await identity.passwords.matches(password, account.password_hash if account else None)
-    if account is None or not matches or account.disabled_at:
-        reason = "disabled" if matches else "password" if account else "unknown"
+    # To say that an address is not verified yet would tell whoever has just signed up with it that nobody had before.
+    if account is None or not matches or not _welcome(identity, account):
+        reason = "account" if matches else "password" if account else "unknown"
         _log.warning("authn_login_fail", account=account.id if account else None, reason=reason)
         raise _refused()
-    if identity.verified_only and not account.verified_at:
-        _log.warning("authn_login_fail", account=account.id, reason="unverified")
-        raise Problem(403, "address_not_verified", "Follow the link in the mail that was sent when you signed up.")
     async with identity.database.unit_of_work(None, account_id=account.id) as db:
         await db.act_as(tenant_id=await db.first(_TENANT, account.id) or await _personal_tenant(db, account))
         tokens = await _start(identity, db, account.id, user_agent, password_hash=account.password_hash)
         await audit.record(db, "authn_login_success", actor=account.id, subject=account.id)
     if identity.passwords.outdated(account.password_hash):
-        identity.background.start(_rehash(identity, account, password))
+        identity.background.offer(_rehash(identity, account, password))
     return tokens
+
+
+def _welcome(identity: Identity, account: Account) -> bool:
+    return not account.disabled_at and (account.verified_at is not None or not identity.verified_only)
 
 
 async def refresh(identity: Identity, token: str) -> Tokens:
@@ -163,7 +167,7 @@ async def switch(identity: Identity, token: str, tenant_id: UUID) -> Tokens:
             await db.act_as(session.tenant_id, session.account_id)
             await sessions.end(identity, db, session.account_id, only=session.id)
             await db.act_as(tenant_id)
-            tokens = await _start(identity, db, session.account_id, session.user_agent, expires_at=session.expires_at)
+            tokens = await _start(identity, db, session.account_id, session.user_agent, switched_from=session)
             await audit.record(
                 db, "authn_login_success", actor=session.account_id, subject=session.account_id, how="switch"
             )
@@ -179,7 +183,7 @@ async def _start(
     user_agent: str | None,
     *,
     password_hash: str | None = None,
-    expires_at: datetime | None = None,
+    switched_from: _Session | None = None,
 ) -> Tokens:
     """A session in the tenant of `db`; a 401 problem unless the account is a member there and as it was."""
     tenant_id, session_id = db.tenant_id, uuid4()
@@ -187,7 +191,10 @@ async def _start(
     if role is None or tenant_id is None:
         raise _refused()
     token, token_hash = identity.refresh_tokens.new(session_id)
-    await db.run(_START, session_id, account_id, tenant_id, token_hash, user_agent, expires_at, ABSOLUTE_SECONDS)
+    expires_at, family_id = (switched_from.expires_at, switched_from.family_id) if switched_from else (None, None)
+    await db.run(
+        _START, session_id, account_id, tenant_id, token_hash, user_agent, expires_at, ABSOLUTE_SECONDS, family_id
+    )
     return Tokens(_access_token(identity, session_id, account_id, tenant_id, role), token)
 
 
@@ -197,11 +204,13 @@ async def _stop(identity: Identity, db: UnitOfWork, used: Opaque, *, rotated: bo
     `rotated` says that the token was still good, and the account's right to the tenant was not.
     """
     session = await db.first(_STALE, used.id, used.hash)
-    if session is None or session.is_revoked:
+    if session is None:
         return
     await db.act_as(session.tenant_id, session.account_id)
-    await sessions.end(identity, db, session.account_id, only=used.id)
-    if session.was_replaced and not rotated:
+    ended = await sessions.end(identity, db, session.account_id, family_id=session.family_id)
+    if not ended:
+        return  # it was signed out before, and what was switched from it as well
+    if session.is_revoked or (session.was_replaced and not rotated):
         await audit.record(db, "authn_token_reuse", actor=session.account_id, subject=used.id)
     else:
         await audit.record(db, "session_expired", actor=session.account_id, subject=used.id)

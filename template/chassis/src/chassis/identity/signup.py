@@ -45,7 +45,7 @@ async def _mail_link(identity: Identity, address: Address) -> None:
             return
         await db.act_as(account_id=account.id)
         token = await one_time.new(identity, db, "reset", account.id)
-    await identity.post.send(identity.letters.reset(account.email, token))
+    identity.send(identity.letters.reset(account.email, token))
 
 
 async def reset(identity: Identity, token: str, password: str) -> None:
@@ -61,7 +61,7 @@ async def reset(identity: Identity, token: str, password: str) -> None:
         account = await accounts.become(db, used.account_id)
         await set_password(identity, db, account, hashed)
         await audit.record(db, "authn_password_change", actor=account.id, subject=account.id, how="reset")
-    identity.background.start(identity.post.send(identity.letters.password_changed(account.email)))
+    identity.send(identity.letters.password_changed(account.email))
 
 
 async def change(identity: Identity, who: Principal, current: str, new: str) -> None:
@@ -79,7 +79,7 @@ async def change(identity: Identity, who: Principal, current: str, new: str) -> 
         await one_time.void(db, account.id)
         await sessions.end(identity, db, account.id, but=who.session_id)
         await audit.record(db, "authn_password_change", actor=account.id, subject=account.id, how="changed")
-    identity.background.start(identity.post.send(identity.letters.password_changed(account.email)))
+    identity.send(identity.letters.password_changed(account.email))
 
 
 async def set_password(identity: Identity, db: UnitOfWork, account: Account, hashed: str) -> None:
@@ -115,17 +115,17 @@ _SIGN_UP = query(
 async def sign_up(identity: Identity, address: Address, password: str) -> None:
     """Make an account with a tenant of its own, and mail a link that verifies the address.
 
-    An address that has an account gets a mail that says so. One that was never verified gets a link that sets the
-    password given now, so that nobody can prepare an account for somebody else's address.
+    An address that has an account gets a mail that says so. One that was never verified gets a link to choose the
+    password anew, and the link before is void: whoever signed up first may have been somebody else.
     """
-    account, token = await create(identity, address, password)
-    letter = identity.letters.known if account.verified_at else identity.letters.verify
-    identity.background.start(identity.post.send(letter(account.email, token)))
+    account, token, created = await create(identity, address, password)
+    letters = identity.letters
+    letter = letters.verify if created else letters.known if account.verified_at else letters.again
+    identity.send(letter(account.email, token))
 
 
-async def create(identity: Identity, address: Address, password: str) -> tuple[Account, str]:
-    """What `sign_up` does before it sends mail: the account, new or not, and the token that goes to its address."""
-    passwords.refuse_guessable(password, address.canonical)
+async def create(identity: Identity, address: Address, password: str) -> tuple[Account, str, bool]:
+    """What `sign_up` does before it sends mail: the account, the token that goes to its address, whether it is new."""
     hashed = await identity.passwords.hash(password)
     new = uuid4()
     async with identity.database.unit_of_work(uuid4(), account_id=new, lookup=address.lookup) as db:
@@ -134,13 +134,11 @@ async def create(identity: Identity, address: Address, password: str) -> tuple[A
         )
         account = await db.one(accounts.BY_ADDRESS, address.canonical)
         await db.act_as(account_id=account.id)
-        if account.verified_at:
-            token = await one_time.new(identity, db, "reset", account.id)
-        else:
-            token = await one_time.new(identity, db, "verify", account.id, hashed)
+        await one_time.void(db, account.id)
+        token = await one_time.new(identity, db, "verify" if created else "reset", account.id)
     if created:
         _log.info("user_created", account=account.id)
-    return account, token
+    return account, token, created is not None
 
 
 async def verify(identity: Identity, token: str) -> None:
@@ -149,5 +147,5 @@ async def verify(identity: Identity, token: str) -> None:
     async with identity.database.unit_of_work(None, lookup=opaque.hash) as db:
         used = await one_time.use(db, opaque, "verify")
         account = await accounts.become(db, used.account_id)
-        await set_password(identity, db, account, used.password_hash or account.password_hash)
+        await set_password(identity, db, account, account.password_hash)
         await audit.record(db, "user_updated", actor=account.id, subject=account.id, change="verified")

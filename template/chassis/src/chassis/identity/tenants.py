@@ -118,6 +118,7 @@ async def set_role(identity: Identity, db: UnitOfWork, who: Principal, account_i
     check_may_give(who, role)
     member = await _member(db, who, account_id, stays_owner=role == "owner")
     if member.role != role:
+        await db.run(_UNINVITE, who.tenant_id, account_id)
         await db.run(_SET_ROLE, who.tenant_id, account_id, role)
         await sessions.end(identity, db, account_id, tenant_id=who.tenant_id)
         await _record(db, who, account_id, member.role, role)
@@ -128,8 +129,17 @@ async def remove(identity: Identity, db: UnitOfWork, who: Principal, account_id:
     """Remove a member, or leave. Their sessions in this tenant end."""
     member = await _member(db, who, account_id, stays_owner=False)
     await db.run(_REMOVE, who.tenant_id, account_id)
+    await db.run(_UNINVITE, who.tenant_id, account_id)
     await sessions.end(identity, db, account_id, tenant_id=who.tenant_id)
     await _record(db, who, account_id, member.role, None)
+
+
+_UNINVITE = query(
+    "identity.withdraw_invitations_of",
+    UUID,
+    "delete from chassis.invitations where tenant_id = $1 and invited_by = $2 and accepted_at is null",
+    scan_allowed="the open invitations of one tenant, which are few",
+)
 
 
 def check_may_give(who: Principal, role: str) -> None:
@@ -141,6 +151,7 @@ def check_may_give(who: Principal, role: str) -> None:
 async def _member(db: UnitOfWork, who: Principal, account_id: UUID, *, stays_owner: bool) -> Member:
     """The member, if the caller may change it. Other changes to the tenant's owners wait until the commit."""
     owners = await db.all(_OWNERS, who.tenant_id)
+    await accounts.check_still(db, who)
     member = await db.first(_MEMBER, who.tenant_id, account_id)
     if member is None:
         raise not_found()
@@ -237,6 +248,7 @@ async def invite(identity: Identity, who: Principal, address: Address, role: Rol
     invitation_id = uuid4()
     token, token_hash = identity.one_time_tokens.new(invitation_id)
     async with identity.database.unit_of_work(who.tenant_id) as db:
+        await accounts.check_still(db, who)
         name = await db.first(_TENANT_NAME, who.tenant_id)
         if name is None:
             raise not_found()
@@ -244,7 +256,7 @@ async def invite(identity: Identity, who: Principal, address: Address, role: Rol
             _INVITE, who.tenant_id, invitation_id, token_hash, address.canonical, role, who.subject, _SECONDS
         )
         await audit.record(db, "authz_admin", actor=who.subject, subject=invitation.id, change="invited", role=role)
-    identity.background.start(identity.post.send(identity.letters.invitation(address.typed, name, token)))
+    identity.send(identity.letters.invitation(address.typed, name, token))
     return invitation
 
 
@@ -271,7 +283,8 @@ async def accept(identity: Identity, who: Principal, token: str) -> Joined:
         if accepted.email_canonical != account.email_canonical:
             raise Problem(403, "invitation_for_another", "This invitation was sent to another address than yours.")
         await db.act_as(tenant_id=accepted.tenant_id)
-        if await db.first(_JOIN, accepted.tenant_id, who.subject, accepted.role) is not None:
+        joined = await db.first(_JOIN, accepted.tenant_id, who.subject, accepted.role)
+        if joined is not None:
             await audit.record(
                 db,
                 "privilege_permissions_changed",
@@ -280,4 +293,5 @@ async def accept(identity: Identity, who: Principal, token: str) -> Joined:
                 before=None,
                 after=accepted.role,
             )
-        return Joined(accepted.tenant_id, accepted.role)
+        role = joined or await db.one(accounts.ROLE_NOW, accepted.tenant_id, who.subject)
+        return Joined(accepted.tenant_id, role)

@@ -94,6 +94,7 @@ def _proofs() -> None:
             id uuid primary key default uuidv7(),
             account_id uuid not null references chassis.accounts (id),
             tenant_id uuid not null references chassis.tenants (id),
+            family_id uuid not null default uuidv7(),
             token_hash bytea not null,
             user_agent text check (length(user_agent) <= 200),
             created_at timestamptz not null default now(),
@@ -103,6 +104,7 @@ def _proofs() -> None:
         );
         create index sessions_by_account on chassis.sessions (account_id, created_at desc, id desc);
         create index sessions_by_tenant on chassis.sessions (tenant_id, account_id);
+        comment on column chassis.sessions.family_id is 'of all sessions that were switched from one sign-in';
         comment on column chassis.sessions.token_hash is 'of the one refresh token that is good now';
         comment on column chassis.sessions.expires_at is 'whatever happens: refreshing and switching do not move it';
 
@@ -110,13 +112,10 @@ def _proofs() -> None:
             token_hash bytea primary key,
             purpose text not null check (purpose in ('verify', 'reset')),
             account_id uuid not null references chassis.accounts (id),
-            password_hash text,
             expires_at timestamptz not null,
             used_at timestamptz
         );
         create index one_time_tokens_by_account on chassis.one_time_tokens (account_id);
-        comment on column chassis.one_time_tokens.password_hash is
-            'what verifying sets: of whoever asked for this mail, which need not be who signed up first';
 
         create table chassis.invitations (
             tenant_id uuid not null references chassis.tenants (id),
