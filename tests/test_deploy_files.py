@@ -19,7 +19,7 @@ def deploy(render: Render, request: pytest.FixtureRequest) -> Path:
 
 
 def compose(deploy: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    command = ["docker-compose", "--env-file=host/host.env", "config", *arguments]
+    command = ["docker-compose", "--env-file=host/host.env", *arguments, "config"]
     environment = {"PATH": os.environ["PATH"], "HOME": str(deploy)}
     return subprocess.run(command, cwd=deploy, env=environment, capture_output=True, text=True, check=False)
 
@@ -60,3 +60,27 @@ def test_deploy_can_be_run_and_says_how(deploy: Path):
     said = subprocess.run([deploy / "deploy.sh"], capture_output=True, text=True, check=False)
     assert said.returncode == 2
     assert said.stderr.startswith("usage: deploy/deploy.sh [--on user@host] IMAGE")
+
+
+def test_whoever_has_a_variable_of_a_secret_has_its_file(deploy: Path):
+    services = yaml.safe_load(compose(deploy, "--profile=once").stdout)["services"]
+    for name, service in services.items():
+        wanted = {
+            value.removeprefix("/run/secrets/")
+            for value in service.get("environment", {}).values()
+            if str(value).startswith("/run/secrets/")
+        }
+        given = {secret["source"] for secret in service.get("secrets", [])}
+        assert wanted <= given, name
+
+
+def test_backups_leave_their_metrics_on_the_host_and_are_healthy_by_themselves(deploy: Path):
+    backups = yaml.safe_load(compose(deploy).stdout)["services"]["backups"]
+    (metrics,) = [
+        volume for volume in backups["volumes"] if volume["target"] == backups["environment"]["APP_BACKUP_METRICS"]
+    ]
+    assert metrics["source"] == str(deploy / "host" / "metrics")
+    assert not metrics.get("read_only")
+    assert "chassis_backup.prom" in str(backups["healthcheck"]["test"]), (
+        "the image's own asks a server that is not there"
+    )

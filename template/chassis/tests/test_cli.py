@@ -1,18 +1,21 @@
 """The command: exit codes, one clear line where something is wrong, what `chassis config` and docs/security.md say."""
 
 import json
+import platform
 import re
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import psycopg
 import pytest
 
 from chassis.cli import main
 from chassis.config_report import Row, report
 from chassis.config_report import main as print_report
 from chassis.data import heads
+from chassis.dev.postgres import POSTGRES_MAJOR
 from chassis.features import FEATURES
 from chassis.settings import EX_CONFIG, Settings
 from chassis.settings_reading import variables
@@ -52,7 +55,10 @@ def problems(run: "subprocess.CompletedProcess[str]") -> list[str]:
     return lines
 
 
-@pytest.mark.parametrize("arguments", [[], ["nonsense"], ["migration"], ["migration", "new"], ["serve", "--port", "1"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [[], ["nonsense"], ["migration"], ["migration", "new"], ["serve", "--port", "1"], ["parity", "a"]],
+)
 def test_wrong_usage_is_2(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as end:
         main(arguments)
@@ -204,6 +210,109 @@ def test_the_verdict_of_production_can_be_had_elsewhere(capsys: pytest.CaptureFi
     assert len(out.splitlines()) == len(variables(Settings))
     for secret in (KEY, "vT4kQ9zLx2WmR7", "hunter2"):
         assert secret not in out + err
+
+
+def one_environment(chassis: Chassis, database: TestDatabase, file: Path, **more: str) -> str:
+    """What `chassis parity` prints with these variables; also in that file."""
+    environment = {"DATABASE_URL": database.app, "MIGRATOR_DATABASE_URL": database.superuser, **more}
+    run = chassis("parity", cwd=Path.cwd(), **environment)
+    assert (run.returncode, run.stderr) == (0, "")
+    file.write_text(run.stdout)
+    return run.stdout
+
+
+def test_what_environments_share_is_named_and_never_a_value(
+    chassis: Chassis, database: TestDatabase, tmp_path: Path
+) -> None:
+    zone = {"TZ": "UTC", "LC_ALL": "C.UTF-8"}
+    printed = one_environment(chassis, database, tmp_path / "a", APP_SECRET_KEY=KEY, APP_CORS_ORIGINS="", **zone)
+    shown = json.loads(printed)
+    assert shown["environment"] == "development"
+    assert shown["variables"] == ["APP_SECRET_KEY", "DATABASE_URL", "LC_ALL", "MIGRATOR_DATABASE_URL", "TZ"]
+    assert KEY not in printed
+    assert "postgresql://" not in printed
+    versions = shown["versions"]
+    assert versions["Python"] == platform.python_version()
+    assert versions["operating system"]
+    assert versions["time zone"] == versions["PostgreSQL time zone"] == "UTC"
+    assert re.fullmatch(rf"{POSTGRES_MAJOR}\.\d+", versions["PostgreSQL"])
+    assert versions["PostgreSQL extension plpgsql"]
+    assert versions["PostgreSQL encoding"] == "UTF8"
+    assert versions["PostgreSQL locale"] == "builtin C C C.UTF-8 1"
+    assert versions["migrations"]
+    assert "migrations of another release" not in versions
+
+
+def test_migrations_that_are_still_to_come_are_no_difference_but_unknown_ones_are(
+    chassis: Chassis, database: TestDatabase, empty_database: TestDatabase, tmp_path: Path
+) -> None:
+    files = one, other = tmp_path / "one", tmp_path / "other"
+    one_environment(chassis, database, one, APP_ENVIRONMENT="test")
+    one_environment(chassis, empty_database, other, APP_ENVIRONMENT="development")
+    assert main(["parity", *map(str, files)]) == 0
+    with psycopg.connect(database.superuser) as connection:
+        connection.execute("insert into chassis.alembic_version values ('of_tomorrow')")
+    one_environment(chassis, database, one, APP_ENVIRONMENT="test", APP_DOCS="true")
+    run = chassis("parity", *map(str, files))
+    assert run.returncode == 1
+    assert run.stdout.splitlines() == [
+        "test sets APP_DOCS and development does not",
+        "migrations of another release: test has of_tomorrow and development has none",
+    ]
+    assert problems(run) == ["chassis: 2 differences between test and development"]
+
+
+@pytest.mark.skipif("valkey" not in FEATURES, reason="this service has no Valkey")
+def test_the_version_of_valkey_is_shared_too(
+    chassis: Chassis, database: TestDatabase, valkey_url: str, tmp_path: Path
+) -> None:
+    printed = one_environment(chassis, database, tmp_path / "a", APP_VALKEY_URL=valkey_url)
+    assert re.fullmatch(r"\d+\.\d+\.\d+", json.loads(printed)["versions"]["Valkey"])
+    down = chassis("parity", cwd=Path.cwd(), DATABASE_URL=database.app, APP_VALKEY_URL="redis://127.0.0.1:1")
+    assert down.returncode == 1
+    assert problems(down)[0].startswith("chassis: APP_VALKEY_URL: ")
+
+
+A = {"environment": "staging", "variables": ["A", "B"], "versions": {"Python": "3.13.1", "extension": "1"}}
+B = {"environment": "production", "variables": ["B", "C"], "versions": {"Python": "3.13.2"}}
+
+
+def test_every_difference_between_two_environments_is_a_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    files = [str(tmp_path / name) for name in ("a", "b")]
+    for file, of in zip(files, (A, B), strict=True):
+        Path(file).write_text(json.dumps(of))
+    assert main(["parity", *files]) == 1
+    assert capsys.readouterr().out.splitlines() == [
+        "staging sets A and production does not",
+        "production sets C and staging does not",
+        "Python: staging has 3.13.1 and production has 3.13.2",
+        "extension: staging has 1 and production has none",
+    ]
+    assert main(["parity", files[0], files[0]]) == 0
+    Path(files[1]).write_text(json.dumps(B | {"environment": "staging"}))
+    assert main(["parity", *files]) == 1
+    assert f"{files[0]} sets A and {files[1]} does not" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{", '{"environment": "staging"}', json.dumps(A | {"more": 1}), None])
+def test_a_file_of_something_else_is_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], content: str | None
+) -> None:
+    file = tmp_path / "a"
+    if content is not None:
+        file.write_text(content)
+    assert main(["parity", str(file), str(file)]) == 1
+    said = "is not what `chassis parity` prints" if content is not None else "cannot read"
+    assert said in capsys.readouterr().err
+
+
+def test_a_database_that_does_not_answer_has_no_parity(chassis: Chassis) -> None:
+    run = chassis("parity", cwd=Path.cwd(), DATABASE_URL="postgresql://someone:s3cret@127.0.0.1:1/nothing")
+    assert (run.returncode, run.stdout) == (1, "")
+    assert len(problems(run)) == 1
+    assert "s3cret" not in run.stderr
 
 
 COLLECT = """

@@ -132,6 +132,15 @@ def accounts_enable(options: argparse.Namespace) -> int:
     return set_disabled(*_with_identity(), options.email, disabled=False)
 
 
+def accounts_smoke(_: argparse.Namespace) -> int:
+    """Make the two accounts that `chassis smoke` signs in with, unless they are there."""
+    service, settings = _with_identity()
+    from chassis.identity.commands import make_accounts
+    from chassis.smoke import given_accounts
+
+    return make_accounts(service, settings, given_accounts(settings))
+
+
 def audit_verify(_: argparse.Namespace) -> int:
     """Check that nobody has changed the audit trail of any tenant, and name the first row that was touched."""
     from chassis.identity.commands import verify_audit
@@ -172,6 +181,22 @@ def smoke(options: argparse.Namespace) -> int:
     from chassis.smoke import main as try_out
 
     return try_out(service, settings, options.url, options.revision)
+
+
+def parity(options: argparse.Namespace) -> int:
+    """Print what staging and production have to share, or what differs between two files of that."""
+    if len(options.files) not in (0, 2):
+        options.refuse("compare two files, or name none")
+    if options.files:
+        from chassis.parity import compare
+
+        return compare(*options.files)
+    settings = _service()[1]
+    if settings.migrator_database_url is None:
+        settings = _with_database(settings)
+    from chassis.parity import show
+
+    return show(settings)
 
 
 def dev(_: argparse.Namespace) -> int:
@@ -219,6 +244,7 @@ def _parser() -> argparse.ArgumentParser:
     people = group("accounts", "People who sign in.")
     for name, run in (("disable", accounts_disable), ("enable", accounts_enable)):
         add(people, name, run).add_argument("email", metavar="EMAIL", help="the address that they sign in with")
+    add(people, "smoke", accounts_smoke)
     add(group("audit", "The record of what people did."), "verify", audit_verify)
     add(commands, "backup", backup)
     bringing_back = add(commands, "restore", restore)
@@ -232,6 +258,9 @@ def _parser() -> argparse.ArgumentParser:
     trying = add(commands, "smoke", smoke)
     trying.add_argument("url", metavar="URL", type=_address, help="such as https://api.example.com")
     trying.add_argument("--revision", metavar="SHA", help="the commit that must be running there")
+    sharing = add(commands, "parity", parity)
+    sharing.add_argument("files", metavar="FILE", nargs="*", help="two of what this prints; none to print one")
+    sharing.set_defaults(refuse=sharing.error)
     add(commands, "dev", dev)
     add(commands, "stop", stop)
     return parser

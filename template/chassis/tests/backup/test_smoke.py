@@ -12,7 +12,7 @@ from chassis.app import load_app
 from chassis.cli import main
 from chassis.failure import Failure
 from chassis.settings import ConfigurationRefused, Settings, load
-from chassis.testing import RunningServer, TestDatabase
+from chassis.testing import WIDE_LIMITS, RunningServer, TestDatabase
 
 Serve = Callable[..., RunningServer]
 Sql = Callable[[str], list[tuple[object, ...]]]
@@ -98,12 +98,20 @@ def test_with_accounts_of_an_operator_it_makes_none(serve: Serve, environment: d
     ]  # of making the accounts
 
 
+def test_twice_in_a_row_it_stays_within_the_limits_of_production(serve: Serve, settings: Settings) -> None:
+    defaults = {name: str(type(settings).model_fields[name[4:].lower()].default) for name in WIDE_LIMITS}
+    server = serve(**defaults)
+    assert [smoke.main(load_app(), settings, server.url, None) for _ in range(2)] == [0, 0]
+
+
 def test_elsewhere_than_here_it_needs_accounts(settings: Settings) -> None:
     with pytest.raises(ConfigurationRefused, match="APP_SMOKE_EMAILS and APP_SMOKE_PASSWORD are required"):
         smoke.main(load_app(), settings, "https://api.example.com", None)
     half = settings.model_copy(update={"smoke_emails": ("a@example.com", "b@example.com")})
-    with pytest.raises(ConfigurationRefused, match="go together"):
-        smoke.main(load_app(), half, "https://api.example.com", None)
+    deployed = settings.model_copy(update={"environment": "staging"})
+    for refused in (half, deployed):
+        with pytest.raises(ConfigurationRefused, match="APP_SMOKE_EMAILS and APP_SMOKE_PASSWORD are required"):
+            smoke.main(load_app(), refused, "http://127.0.0.1:1", None)
 
 
 @pytest.mark.parametrize("url", ["ftp://example.com", "example.com", "http://"])

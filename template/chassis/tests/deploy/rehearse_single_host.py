@@ -9,36 +9,56 @@ import os
 import re
 import signal
 import socket
-import ssl
 import subprocess
 import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Generator, Iterator
-from contextlib import contextmanager
-from importlib.metadata import entry_points
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
-from random import randrange
 
 import pytest
-from edges import served
-from gateway import DEPLOY, Answer, answer, get
+from gateway import DEPLOY, answer, get
+from host import (
+    CLIENTS,
+    RATE,
+    SMOKE,
+    SMOKE_PASSWORD,
+    Customer,
+    Host,
+    host,
+    load,
+    order,
+    postgres,
+    sign_in,
+    sql,
+    under,
+    variables,
+)
 
+from chassis.app import load_app
+from chassis.cli import main
 from chassis.dev.postgres import Postgres
-from chassis.dev.processes import free_port
-from chassis.testing import WIDE_LIMITS, new_database
+
+__all__ = ["host", "postgres", "variables"]  # fixtures
 
 ROLLS = int(os.environ.get("ROLLS", "2"))
 """How often the replicas are replaced under load."""
-RATE, CLIENTS = 200, 10
 BAD = {
-    "does-not-boot": "service.configure = None",
-    "fails-smoke": """
-configure = service.configure
-service.configure = lambda settings: configure(settings.model_copy(update={"revision": "another"}))
+    "does-not-boot": ("from chassis import server\n\nserver.run = None", "TypeError"),
+    "fails-smoke": (
+        """
+from uuid import UUID
+from chassis.http import exchange
+
+somebody = exchange.Principal(UUID(int=1), UUID(int=1), "owner", frozenset())
+exchange.check = lambda found, permission: found or somebody
 """,
-    "answers-500": """
+        "red authentication: GET",
+    ),
+    "answers-500": (
+        """
 from chassis.observe.health import PROBES
 
 class Failing(type(service)):
@@ -50,176 +70,65 @@ class Failing(type(service)):
 
 service.__class__ = Failing
 """,
+        "red version: GET /version: 500, and not 200",
+    ),
+    "is-another": (
+        """
+configure = service.configure
+service.configure = lambda settings: configure(settings.model_copy(update={"revision": "another"}))
+""",
+        "red version: revision another runs, and not is-another",
+    ),
 }
-"""Releases that must not get a request."""
+"""Releases that must not get a request, and what is said of them."""
+
+# What the smoke test may leave: that somebody signed in and out, and which tokens must not be believed any more.
+RECORDS = "audit|idempotency_keys|revocations|sessions|signing_keys|api_keys"
 
 
-class Host:
-    """A host with nothing but its own values, on which `docker` and `ssh` are stood in for; its home is `folder`."""
-
-    def __init__(self, folder: Path, environment: dict[str, str]) -> None:
-        self.port = free_port()
-        name = re.findall(r"(?m)^readonly NAME=(\S+)$", (DEPLOY / "deploy.sh").read_text())
-        self.state = folder.joinpath(*name, "deploy", "host")
-        self.state.mkdir(parents=True)
-        network = f"127.{randrange(1, 255)}.{randrange(1, 255)}"  # no other test's, on the same ports
-        (self.state / "host.env").write_text(
-            f"GATEWAY_NETWORK={network}\nGATEWAY_PORT={self.port}\nGATEWAY_PLAIN_PORT={free_port()}\n"
-        )
-        commands = folder / "bin"
-        commands.mkdir()
-        stand_in = Path(__file__).with_name("compose.py")
-        self._command(commands / "docker", f'exec {sys.executable} {stand_in} "$@"')
-        self._command(commands / "ssh", f'shift; cd {folder} && exec sh -c "$*"')
-        keep = {name: value for name, value in os.environ.items() if not name.startswith("APP_")}
-        self._environment = keep | {
-            "PATH": f"{commands}:{Path(sys.executable).parent}:{os.environ['PATH']}",
-            "PYTHONPATH": str(Path(__file__).parents[1]),
-            "READY_SECONDS": "30",
-        }
-        self._variables = environment
-        (service,) = entry_points(group="chassis")
-        self._service = service.value
-
-    def release(self, name: str, code: str = "") -> str:
-        """An image of that name: the service, with something else done to it at the end."""
-        folder = self.state / "releases" / name
-        folder.mkdir(parents=True)
-        module, _, attribute = self._service.partition(":")
-        (folder / "release.py").write_text(f"from {module} import {attribute} as service\n{code}\n")
-        variables = self._variables | served(folder, "release:service") | {"APP_REVISION": name}
-        (folder / "environment.json").write_text(json.dumps(variables))
-        return name
-
-    def deploy(self, what: str, code: int = 0) -> str:
-        """Run deploy.sh as if from elsewhere; returns what it said."""
-        ended = subprocess.run(
-            [DEPLOY / "deploy.sh", "--on", "deploy@host.example", what],
-            env=self._environment,
-            capture_output=True,
-            text=True,
-            timeout=180,
-            check=False,
-        )
-        assert ended.returncode == code, ended.stdout + ended.stderr
-        return ended.stdout + ended.stderr
-
-    @property
-    def trust(self) -> ssl.SSLContext:
-        return ssl.create_default_context(cafile=str(self.state / "tls.crt"))
-
-    def serving(self) -> Counter[str]:
-        """Which releases answer through the gateway, and how often."""
-        return Counter(json.loads(self.get("/version").body)["revision"] for _ in range(20))
-
-    def get(self, path: str) -> Answer:
-        with connection(self.port, self.trust) as client:
-            return answer(client, get(path))
-
-    def replicas(self) -> list[int]:
-        """The processes that serve, gateway or not."""
-        ids = [int(path.read_text()) for path in sorted((self.state / "processes").glob("*.pid"))]
-        return [
-            pid for pid in ids if Path(f"/proc/{pid}/cmdline").exists() and Path(f"/proc/{pid}/cmdline").read_bytes()
-        ]
-
-    def stop(self) -> None:
-        for pid in self.replicas():
-            os.kill(pid, signal.SIGKILL)
-        if (self.state / "nginx.pid").exists():
-            os.kill(int((self.state / "nginx.pid").read_text()), signal.SIGTERM)
-
-    @staticmethod
-    def _command(path: Path, line: str) -> None:
-        path.write_text(f"#!/bin/sh\n{line}\n")
-        path.chmod(0o755)
+def rows(postgres: Postgres) -> dict[str, list[tuple[object, ...]]]:
+    """How many rows each table has, and how many keys and sessions are still good."""
+    tables = sql(
+        postgres,
+        "select format('%I.%I', schemaname, tablename) from pg_tables where schemaname in ('public', 'chassis') "
+        f"and tablename !~ '^({RECORDS}|alembic_version)$'",
+    )
+    counts = {name: sql(postgres, f"select count(*) from {name}") for (name,) in tables}
+    good = [f"chassis.{name} where revoked_at is null" for name in ("api_keys", "sessions")]
+    return counts | {name: sql(postgres, f"select count(*) from {name}") for name in good}
 
 
-@pytest.fixture(scope="module")
-def host(postgres: Postgres, database_template: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
-    """A host on which a first release serves."""
-    with new_database(postgres, database_template) as database:
-        environment = {
-            **WIDE_LIMITS,
-            "APP_ENVIRONMENT": "test",
-            "APP_PUBLIC_URL": "http://localhost",
-            "APP_DRAIN_SECONDS": "4",
-            "DATABASE_URL": database.app,
-            "MIGRATOR_DATABASE_URL": database.superuser,
-        }
-        host = Host(tmp_path_factory.mktemp("host"), environment)
-        try:
-            assert "there is no release before this one" in host.deploy("back", code=1)
-            host.deploy(host.release("first"))
-            yield host
-        finally:
-            host.stop()
+def test_the_first_deployment_makes_the_accounts_of_the_smoke_test(host: Host, postgres: Postgres) -> None:
+    found = sql(postgres, "select email, verified_at is not null from chassis.accounts order by email")
+    assert found == [(email, True) for email in SMOKE]
+    assert rows(postgres)["chassis.sessions where revoked_at is null"] == [(0,)]
 
 
-def connection(port: int, trust: ssl.SSLContext) -> ssl.SSLSocket:
-    return trust.wrap_socket(socket.create_connection(("127.0.0.1", port), 20), server_hostname="localhost")
-
-
-class Load(threading.Thread):
-    """A client that keeps its connection, asks at its rate, repeats nothing, and counts what it gets."""
-
-    def __init__(self, host: Host, until: threading.Event) -> None:
-        super().__init__()
-        self.answers: Counter[str] = Counter()
-        self._host, self._until = host, until
-
-    def run(self) -> None:
-        trust = self._host.trust
-        client = connection(self._host.port, trust)
-        due = time.monotonic()
-        requests = (get("/version"), b"POST /v1/nothing HTTP/1.1\r\nHost: localhost\r\nContent-Length: 2\r\n\r\n{}")
-        while not self._until.is_set():
-            time.sleep(max(0.0, due - time.monotonic()))
-            due += CLIENTS / RATE
-            got = answer(client, requests[self.answers.total() % 2])
-            expected = (200, 404)[self.answers.total() % 2]
-            self.answers["good" if got.status == expected else f"failed with {got.status}"] += 1
-            if got.status == 0 or "close" in got.all("connection"):
-                client.close()
-                client = connection(self._host.port, trust)
-        client.close()
-
-
-@contextmanager
-def load(host: Host) -> Generator[Counter[str]]:
-    """200 requests a second for the length of the block; the counter has what became of them at its end."""
-    until, total = threading.Event(), Counter[str]()
-    clients = [Load(host, until) for _ in range(CLIENTS)]
-    for client in clients:
-        client.start()
-    try:
-        yield total
-    finally:
-        until.set()
-        for client in clients:
-            client.join()
-            total.update(client.answers)
-
-
-def test_replicas_are_replaced_under_load_and_no_request_fails(host: Host) -> None:
+def test_replicas_are_replaced_under_load_and_no_request_fails(host: Host, postgres: Postgres) -> None:
+    before = rows(postgres)
     begun = time.monotonic()
     with load(host) as answers:
         for number in range(ROLLS):
-            assert f"release-{number} serves alone" in host.deploy(host.release(f"release-{number}"))
+            said = host.deploy(host.release(f"release-{number}"))
+            assert f"release-{number} serves alone" in said
+            assert said.count("ok  isolation") == 2, "each replica has passed the smoke test"
     seconds = time.monotonic() - begun
     print(f"\n{ROLLS} deployments under {answers.total() / seconds:.0f} requests a second: {dict(answers)}")
     assert answers.keys() == {"good"}
     assert answers.total() > RATE * seconds / 2, "this machine cannot ask so often"
     assert host.serving() == {f"release-{ROLLS - 1}": 20}
     assert len(host.replicas()) == 2
+    assert rows(postgres) == before, "smoke tests leave nothing behind"
 
 
 @pytest.mark.parametrize("name", BAD)
 def test_a_bad_release_never_gets_a_request(host: Host, name: str) -> None:
     good, replicas = host.serving(), host.replicas()
+    code, reason = BAD[name]
     with load(host) as answers:
-        said = host.deploy(host.release(name, BAD[name]), code=1)
+        said = host.deploy(host.release(name, code), code=1)
     assert f"{name} failed in place" in said
+    assert reason in said
     found = re.search(r"(\S+) serves alone again, after (\d+\.\d) s", said)
     assert found
     print(f"\n{name}: {found[1]} serves alone again after {found[2]} s; meanwhile {dict(answers)}")
@@ -228,15 +137,168 @@ def test_a_bad_release_never_gets_a_request(host: Host, name: str) -> None:
     assert host.serving() == good
 
 
-def test_back_is_the_release_before(host: Host) -> None:
+def test_a_migration_that_fails_touches_no_replica(host: Host) -> None:
+    good, replicas = host.serving(), host.replicas()
+    said = host.deploy(host.release("cannot-migrate", migration="select 1 / 0"), code=1)
+    assert "the migration failed: no replica was touched" in said
+    assert (host.serving(), host.replicas()) == (good, replicas)
+
+
+def test_without_accounts_for_the_smoke_test_no_replica_is_touched(host: Host, postgres: Postgres) -> None:
+    replicas = host.replicas()
+    secret = host.state / "secrets" / "app_smoke_password"
+    secret.write_text("another one than the accounts have")
+    try:
+        said = host.deploy(host.release("no-accounts"), code=1)
+    finally:
+        secret.write_text(SMOKE_PASSWORD)
+    assert "the smoke test has no accounts: no replica was touched" in said
+    assert host.replicas() == replicas
+
+
+def test_what_two_hosts_do_not_share_is_named(
+    host: Host, variables: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    more = {"APP_ENVIRONMENT": "development", "APP_CORS_ORIGINS": "https://app.example.com"}
+    hosts = {"test": host, "development": Host(tmp_path / "other", variables | more)}
+    files = [str(tmp_path / name) for name in hosts]
+    for file, each in zip(files, hosts.values(), strict=True):
+        Path(file).write_text(each.run("parity", each.release("compared")).stdout)
+    assert main(["parity", *files]) == 1
+    assert capsys.readouterr().out.splitlines() == ["development sets APP_CORS_ORIGINS and test does not"]
+    assert main(["parity", files[0], files[0]]) == 0
+
+
+def test_back_is_the_release_before_also_on_a_newer_schema(host: Host, postgres: Postgres) -> None:
     before = host.serving()
-    host.deploy(host.release("regretted"))
-    assert host.serving() == {"regretted": 20}
-    host.deploy("back")
+    migration = "alter table chassis.accounts add column rehearsed boolean not null default true"
+    with load(host) as answers:
+        host.deploy(host.release("regretted", migration=migration))
+        assert host.serving() == {"regretted": 20}
+        host.deploy("back")
     assert host.serving() == before
+    assert {True} == {rehearsed for (rehearsed,) in sql(postgres, "select rehearsed from chassis.accounts")}
+    print(f"\na migration, and the release of before on what it left: {dict(answers)}")
+    assert answers.keys() == {"good"}
 
 
 def test_two_deployments_at_once_are_one(host: Host) -> None:
     with (host.state / "lock").open() as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         assert "another deployment is under way" in host.deploy("first", code=1)
+
+
+def kill(postgres: Postgres) -> None:
+    """Have the server and all of its processes end where they are."""
+    (server,) = map(int, (postgres.directory / "data" / "postmaster.pid").read_text().splitlines()[:1])
+    children = Path(f"/proc/{server}/task/{server}/children").read_text().split()
+    for pid in (server, *map(int, children)):
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+
+
+def seconds_until_served(address: str, token: str, begun: float) -> float:
+    """How long after `begun` a replica first reads from the database again."""
+    while time.monotonic() < begun + 30:
+        with socket.create_connection((address, 8000), 20) as connection:
+            if answer(connection, get("/v1/orders", f"Authorization: Bearer {token}")).status == 200:
+                return time.monotonic() - begun
+        time.sleep(0.02)
+    raise AssertionError(f"{address} does not recover")
+
+
+@pytest.mark.skipif(
+    not {"orders", "webhooks"} <= {module.name for module in load_app().modules},
+    reason="this service has no orders any more: put a write of its own in their place",
+)
+def test_the_database_is_killed_under_load_and_comes_back(host: Host, postgres: Postgres) -> None:
+    replicas, token, until = host.replicas(), sign_in(host), threading.Event()
+    customers = [Customer(host, until, token) for _ in range(CLIENTS)]
+    with under(customers, until):
+        time.sleep(3)
+        kill(postgres)
+        assert not postgres.running()
+        time.sleep(4)
+        postgres.start()
+        begun = time.monotonic()
+        with ThreadPoolExecutor() as threads:
+            recovering = [threads.submit(seconds_until_served, address, token, begun) for address in replicas]
+        recovered = max(each.result() for each in recovering)
+        time.sleep(3)
+    answers = sum((customer.answers for customer in customers), Counter[str]())
+    slowest = max(customer.slowest for customer in customers)
+    print(f"\nthe database was killed under {dict(answers)}; the slowest took {slowest:.1f} s")
+    print(f"both replicas served again {recovered:.2f} s after the database took connections")
+    assert answers.keys() - {"503 overloaded"} == {"200", "201", "503 database_unavailable"}
+    assert slowest < 10, "APP_REQUEST_TIMEOUT_SECONDS"
+    assert recovered < 5
+    assert host.replicas() == replicas, "no process was started again"
+
+    whole = """
+        select o.reference, o.id::text, (select count(*) from order_items i where i.order_id = o.id),
+               (select count(*) from webhook_events e where e.payload ->> 'order_id' = o.id::text)
+        from orders o where o.reference like 'rehearsed-%'
+    """
+    placed = [each for customer in customers for each in customer.orders]
+    found = sql(postgres, whole)
+    assert {tuple(counts) for _, _, *counts in found} == {(3, 1)}, "an order has all of its items and its event"
+    kept = {reference: made for reference, made, *_ in found}
+    assert len(kept) == len(found)
+    told = {each.reference: each.id for each in placed if each.id}
+    assert told.items() <= kept.items(), "what was said to be there is"
+    untold = [each.reference for each in placed if not each.id]
+    print(f"{len(told)} orders had an answer; of {len(untold)} that had none {len(kept) - len(told)} were kept")
+    for reference in (*untold, *list(told)[:10]):
+        again = host.ask(order(reference, token))
+        assert again.status == 201
+        assert json.loads(again.body)["id"] == kept.get(reference, json.loads(again.body)["id"])
+    assert sorted(reference for reference, *_ in sql(postgres, whole)) == sorted(each.reference for each in placed)
+
+
+def test_backups_are_made_a_day_after_the_last_one_that_worked(
+    host: Host, variables: dict[str, str], tmp_path: Path
+) -> None:
+    compose = (DEPLOY / "compose.yaml").read_text()
+    (loop,) = re.findall(r"(?m)^ +- (while .*; done)$", compose)
+    (healthy,) = re.findall(r"(?m)^ +test: \[CMD-SHELL, (find .*)\]$", compose)
+    metrics, kept = host.state / "metrics", tmp_path / "backups"
+    assert metrics.stat().st_mode & 0o7777 == 0o1777
+    made = metrics / "chassis_backup.prom"
+    loop, healthy = (text.replace("/metrics", str(metrics)) for text in (loop, healthy))
+    environment = variables | {
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+        "APP_BACKUP_URL": f"file://{kept}",
+        "APP_BACKUP_METRICS": str(metrics),
+        "APP_BACKUP_RECIPIENTS": "age1ql3z7hjy54pw3hyww5ayyfg7zqgvc7w3j2elw8zmrj2kg5sfn9aqmcac8p",
+    }
+
+    def backups() -> int:
+        return len(list(kept.glob("*.dump.age")))
+
+    def turn(**more: str) -> str:
+        """Start the loop, as after a restart of the host, and end it when it waits; returns what it said."""
+        command = ["sh", "-c", loop.replace("sleep 3600", "exit")]
+        ended = subprocess.run(command, env=environment | more, capture_output=True, text=True, check=False, timeout=60)
+        return ended.stdout + ended.stderr
+
+    def is_healthy() -> bool:
+        return subprocess.run(["sh", "-c", healthy], stdout=subprocess.DEVNULL, check=False).returncode == 0
+
+    def age(hours: float) -> None:
+        then = time.time() - hours * 3600
+        os.utime(made, (then, then))
+
+    kept.mkdir()
+    assert not is_healthy()
+    turn()
+    assert (backups(), is_healthy()) == (1, True)
+    age(23)
+    turn()
+    assert backups() == 1, "a restart makes no backup more"
+    age(24.5)
+    assert "refused" in turn(BACKUP_DATABASE_URL="postgresql://nobody:nothing@127.0.0.1:1/nowhere")
+    assert (backups(), is_healthy()) == (1, True)
+    age(26)
+    assert not is_healthy(), "it shows"
+    turn()
+    assert (backups(), is_healthy()) == (2, True), "the next one is tried all the same"

@@ -258,6 +258,38 @@ async def test_an_unknown_address_is_one_clear_line(chassis: Chassis):
     assert done.stderr == "chassis: there is no account with this address\n"
 
 
+async def test_accounts_for_the_smoke_test_are_made_once_and_take_nobody_s(
+    join: Join, client: httpx.AsyncClient, chassis: Chassis, sql: Sql, environment: dict[str, str]
+):
+    environment |= {"APP_SMOKE_EMAILS": "smoke-a@example.com,smoke-b@example.com", "APP_SMOKE_PASSWORD": PASSWORD}
+    for said in ("can sign in from now on", "is there already"):
+        done = await chassis("accounts", "smoke")
+        assert done.returncode == 0, done.stderr
+        assert done.stdout == f"smoke-a@example.com {said}.\nsmoke-b@example.com {said}.\n"
+    verified = "select count(*), count(verified_at), count(distinct tenant_id) from chassis.accounts"
+    assert sql(f"{verified} join chassis.memberships on account_id = id") == [(2, 2, 2)]
+    assert sql("select count(*) from chassis.one_time_tokens where used_at is null") == [(0,)]
+    await sign_in(client, "smoke-a@example.com")
+
+    await join("ann@example.com")
+    before = sql("select * from chassis.accounts order by id")
+    for change in ("disabled_at = now()", "disabled_at = null, verified_at = null", "password_hash = 'of another'"):
+        environment["APP_SMOKE_EMAILS"] = "smoke-c@example.com,smoke-b@example.com"
+        sql(f"update chassis.accounts set {change} where email_canonical = 'smoke-b@example.com'")
+        touched = sql("select * from chassis.accounts where email_canonical = 'smoke-b@example.com'")
+        done = await chassis("accounts", "smoke")
+        assert done.returncode == 1
+        assert done.stderr.startswith("chassis: smoke-b@example.com is somebody's already")
+        assert sql("select * from chassis.accounts where email_canonical = 'smoke-b@example.com'") == touched
+    assert len(sql("select * from chassis.accounts")) == len(before) + 1
+
+
+async def test_accounts_for_the_smoke_test_have_to_be_named(chassis: Chassis):
+    done = await chassis("accounts", "smoke")
+    assert (done.returncode, done.stdout) == (78, "")
+    assert done.stderr.startswith("chassis: APP_SMOKE_EMAILS and APP_SMOKE_PASSWORD are required")
+
+
 async def test_keys_rotate_by_command(chassis: Chassis, sql: Sql):
     for count in (1, 2):
         done = await chassis("keys", "rotate")

@@ -1,7 +1,7 @@
 """What an operator does to identity from a terminal: on the database alone, whatever the replicas are doing."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from datetime import UTC, datetime
 from typing import LiteralString, NamedTuple, TypeVar
 
@@ -16,7 +16,7 @@ from chassis.data.pool import Database
 from chassis.data.queries import query
 from chassis.failure import Failure
 from chassis.http.reply import Problem
-from chassis.identity import accounts, audit, sessions
+from chassis.identity import accounts, audit, passwords, sessions, signup
 from chassis.identity.identity import Identity
 from chassis.identity.tokens import LIFETIME_SECONDS, OVERLAP, KeyRing
 from chassis.identity.watch import ADD_KEY, PERIOD_SECONDS
@@ -73,6 +73,18 @@ def set_disabled(service: Service, settings: Settings, email: str, *, disabled: 
         )
     else:
         print("Enabled.")
+    return 0
+
+
+def make_accounts(service: Service, settings: Settings, wanted: Iterable[tuple[str, str]]) -> int:
+    """Make an account, verified and with a tenant of its own, for each address and password, unless it is there."""
+
+    async def make(identity: Identity) -> None:
+        for email, password in wanted:
+            made = await _make(identity, email, password)
+            print(f"{email} {'can sign in from now on' if made else 'is there already'}.")
+
+    _run(service, settings, make)
     return 0
 
 
@@ -137,6 +149,22 @@ async def _set_disabled(identity: Identity, email: str, *, disabled: bool) -> in
             event = "authn_login_lock" if disabled else "user_updated"
             await audit.record(db, event, actor=None, subject=account.id, how="operator")
         return ended
+
+
+async def _make(identity: Identity, email: str, password: str) -> bool:
+    """Whether the account had to be made. Raises Failure for one that others may have made: it is left as it is."""
+    address = accounts.parse_address(email)
+    async with identity.database.unit_of_work(None, lookup=address.lookup) as db:
+        account = await db.first(accounts.BY_ADDRESS, address.canonical)
+    if account is None:
+        passwords.refuse_guessable(password, address.canonical)
+        _, token, _ = await signup.create(identity, address, password)
+        await signup.verify(identity, token)
+        return True
+    good = account.verified_at is not None and account.disabled_at is None
+    if not (good and await identity.passwords.matches(password, account.password_hash)):
+        raise Failure(f"{email} is somebody's already, with another password, or may not sign in: choose another one")
+    return False
 
 
 def _run(service: Service, settings: Settings, work: Callable[[Identity], Awaitable[T]]) -> T:
