@@ -9,6 +9,9 @@ import yaml
 from conftest import Render
 
 
+STORES = ("gateway", "postgres", "valkey")
+
+
 @pytest.fixture(params=["none", "valkey"])
 def deploy(render: Render, request: pytest.FixtureRequest) -> Path:
     """The folder deploy/ of a render, with the least that a host adds."""
@@ -72,6 +75,7 @@ def test_whoever_has_a_variable_of_a_secret_has_its_file(deploy: Path):
         }
         given = {secret["source"] for secret in service.get("secrets", [])}
         assert wanted <= given, name
+        assert name in STORES or "app_smoke_password" in wanted, name
 
 
 def test_backups_leave_their_metrics_on_the_host_and_are_healthy_by_themselves(deploy: Path):

@@ -318,3 +318,25 @@ def test_the_lint_sees_what_would_block_a_table_in_use(service: Path, capfd: pyt
     assert "require-concurrent-index-creation" in output
     assert "changing-column-type" in output
     assert "third.py" in output
+
+
+@pytest.mark.parametrize(
+    ("sql", "rule"),
+    [
+        ("drop table first", "ban-drop-table"),
+        ("alter table first rename to second", "renaming-table"),
+        ("alter table first drop column id", "ban-drop-column"),
+        ("alter table first rename column id to number", "renaming-column"),
+        ("alter table first alter column id type text", "changing-column-type"),
+        ("alter table first alter column id set not null", "adding-not-nullable-field"),
+        ("alter table first alter column id drop default", "ban-drop-default"),
+        ("alter table first add column name text not null", "adding-required-field"),
+        ("alter type kind rename value 'a' to 'b'", "renaming-object"),
+    ],
+)
+def test_the_lint_refuses_what_the_release_before_could_not_work_with(
+    service: Path, capfd: pytest.CaptureFixture[str], sql: str, rule: str
+) -> None:
+    write(service, "first", sql)
+    assert lint() == 1
+    assert rule in capfd.readouterr().out

@@ -31,7 +31,8 @@ def main(arguments: list[str]) -> int:
     command = " ".join(arguments)
     PROCESSES.mkdir(exist_ok=True)
     if command.startswith("up --detach --wait postgres"):
-        return 0  # the database of the test
+        print("the database of the test is up")
+        return 0
     if command == "up --detach gateway backups":
         return start_gateway(variables)
     if command.startswith("run --rm ") and "migrate" in arguments:

@@ -290,6 +290,16 @@ async def test_accounts_for_the_smoke_test_have_to_be_named(chassis: Chassis):
     assert done.stderr.startswith("chassis: APP_SMOKE_EMAILS and APP_SMOKE_PASSWORD are required")
 
 
+async def test_accounts_for_the_smoke_test_have_no_guessable_password(
+    chassis: Chassis, sql: Sql, environment: dict[str, str]
+):
+    environment |= {"APP_SMOKE_EMAILS": "smoke-a@example.com,smoke-b@example.com"}
+    environment |= {"APP_SMOKE_PASSWORD": "passwordpassword"}
+    done = await chassis("accounts", "smoke")
+    assert done.returncode == 1
+    assert sql("select count(*) from chassis.accounts") == [(0,)]
+
+
 async def test_keys_rotate_by_command(chassis: Chassis, sql: Sql):
     for count in (1, 2):
         done = await chassis("keys", "rotate")

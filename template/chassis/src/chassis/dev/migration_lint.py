@@ -1,5 +1,8 @@
 """Check what each migration would do to a database in use: the SQL of every revision goes through squawk.
 
+What replicas of the release before could not go on with, such as a column that is gone, it refuses as well: that comes
+with the release after the one that no longer uses it.
+
 To say that a rule does not hold for one statement, write `-- squawk-ignore rule-name` above it, and why.
 """
 
