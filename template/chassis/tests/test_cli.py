@@ -14,7 +14,7 @@ import pytest
 from chassis.cli import main
 from chassis.config_report import Row, report
 from chassis.config_report import main as print_report
-from chassis.data import heads
+from chassis.data import heads, roles
 from chassis.dev.postgres import POSTGRES_MAJOR
 from chassis.features import FEATURES
 from chassis.settings import EX_CONFIG, Settings
@@ -214,7 +214,7 @@ def test_the_verdict_of_production_can_be_had_elsewhere(capsys: pytest.CaptureFi
 
 def one_environment(chassis: Chassis, database: TestDatabase, file: Path, **more: str) -> str:
     """What `chassis parity` prints with these variables; also in that file."""
-    environment = {"DATABASE_URL": database.app, "MIGRATOR_DATABASE_URL": database.superuser, **more}
+    environment = {"DATABASE_URL": database.app, "MIGRATOR_DATABASE_URL": database.superuser} | more
     run = chassis("parity", cwd=Path.cwd(), **environment)
     assert (run.returncode, run.stderr) == (0, "")
     file.write_text(run.stdout)
@@ -248,7 +248,8 @@ def test_migrations_that_are_still_to_come_are_no_difference_but_unknown_ones_ar
 ) -> None:
     files = one, other = tmp_path / "one", tmp_path / "other"
     one_environment(chassis, database, one, APP_ENVIRONMENT="test")
-    one_environment(chassis, empty_database, other, APP_ENVIRONMENT="development")
+    before_any = {"DATABASE_URL": empty_database.app.replace(roles.APP, "not_there_yet")}
+    one_environment(chassis, empty_database, other, APP_ENVIRONMENT="development", **before_any)
     assert main(["parity", *map(str, files)]) == 0
     with psycopg.connect(database.superuser) as connection:
         connection.execute("insert into chassis.alembic_version values ('of_tomorrow')")

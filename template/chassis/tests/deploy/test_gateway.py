@@ -206,6 +206,24 @@ def test_what_a_slow_client_sends_does_not_reach_the_service_until_it_is_whole(
     assert "body_incomplete" not in str([line for server in replicas for line in server.logs()])
 
 
+def test_a_client_that_does_not_read_is_left(start: Start, replicas: list[RunningServer]) -> None:
+    gateway = start(replicas[0].port, changed=[("send_timeout 10s", "send_timeout 1s")])
+    with gateway.connect() as deaf:
+        deaf.sendall(get("/v1/megabytes"))
+        (line,) = gateway.log()
+    assert line["path"] == "/v1/megabytes"
+    assert line["bytes"] < 16_000_000
+
+
+def test_a_connection_that_asks_nothing_more_is_closed(start: Start, recorder: Recorder) -> None:
+    hasty = [("keepalive_timeout 30s", "keepalive_timeout 1s"), ("keepalive_min_timeout 2s", "keepalive_min_timeout 0")]
+    gateway = start(recorder.port, changed=[*hasty, ("keepalive_requests 1000", "keepalive_requests 3")])
+    idle, busy = gateway.connect(), gateway.connect()
+    assert answer(idle, get("/")).status == 200
+    assert [answer(busy, get("/")).all("connection") for _ in range(3)] == [["keep-alive"], ["keep-alive"], ["close"]]
+    assert closed(idle)
+
+
 def closed(connection: socket.socket) -> bool:
     """Whether the other side ends the connection, in time and without an answer worth reading."""
     connection.settimeout(5)
@@ -448,6 +466,22 @@ def test_a_service_that_is_away_or_hangs_is_a_problem(start: Start) -> None:
     until(lambda: gateway.ask(ORDER).status == 502)
 
 
+@pytest.mark.parametrize(("seconds", "status"), [("35s", 200), ("500ms", 0)])
+def test_a_reload_waits_for_what_is_under_way_but_not_for_ever(start: Start, seconds: str, status: int) -> None:
+    release = Event()
+    with recording(lambda: OK if release.wait(10) else b"") as slow:
+        gateway = start(slow.port, changed=[("worker_shutdown_timeout 35s", f"worker_shutdown_timeout {seconds}")])
+        answers: list[int] = []
+        asking = Thread(target=lambda: answers.append(gateway.get("/").status))
+        asking.start()
+        until(lambda: len(slow.requests) == 1)
+        gateway.reload()
+        asking.join(1.5)
+        release.set()
+        asking.join()
+    assert answers == [status]
+
+
 # ---- TLS --------------------------------------------------------------------------------------------------------
 
 
@@ -481,6 +515,37 @@ def test_tls_is_1_2_or_later(recorded: Gateway, version: str, accepted: bool) ->
         else:
             with pytest.raises(ssl.SSLError, match="PROTOCOL_VERSION"):
                 context.wrap_socket(plain, server_hostname="localhost")
+
+
+@pytest.mark.parametrize(
+    ("cipher", "accepted"), [("ECDHE-ECDSA-AES128-GCM-SHA256", True), ("ECDHE-ECDSA-AES128-SHA", False)]
+)
+def test_ciphers_authenticate_what_they_encrypt(recorded: Gateway, cipher: str, accepted: bool) -> None:
+    context = ssl.create_default_context(cafile=str(recorded.folder / "tls.crt"))
+    context.maximum_version = ssl.TLSVersion.TLSv1_2
+    context.set_ciphers(cipher)
+    with socket.create_connection(("127.0.0.1", recorded.port), 5) as plain:
+        if accepted:
+            context.wrap_socket(plain, server_hostname="localhost").close()
+        else:
+            with pytest.raises(ssl.SSLError, match="HANDSHAKE_FAILURE"):
+                context.wrap_socket(plain, server_hostname="localhost")
+
+
+def test_a_session_goes_on_without_a_ticket(recorded: Gateway) -> None:
+    context = ssl.create_default_context(cafile=str(recorded.folder / "tls.crt"))
+    context.maximum_version = ssl.TLSVersion.TLSv1_2
+    session = None
+    for reused in (False, True):
+        with (
+            socket.create_connection(("127.0.0.1", recorded.port), 5) as plain,
+            context.wrap_socket(plain, server_hostname="localhost", session=session) as connection,
+        ):
+            assert answer(connection, get("/")).status == 200
+            assert connection.session_reused == reused
+            session = connection.session
+            assert session is not None
+            assert not session.has_ticket
 
 
 def test_names_that_are_not_ours_get_no_certificate(recorded: Gateway, recorder: Recorder) -> None:
