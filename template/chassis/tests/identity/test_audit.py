@@ -273,7 +273,11 @@ async def test_accounts_for_the_smoke_test_are_made_once_and_take_nobody_s(
 
     await join("ann@example.com")
     before = sql("select * from chassis.accounts order by id")
-    for change in ("disabled_at = now()", "disabled_at = null, verified_at = null", "password_hash = 'of another'"):
+    for change in (
+        "disabled_at = now()",
+        "disabled_at = null, verified_at = null",
+        "verified_at = now(), password_hash = 'of another'",
+    ):
         environment["APP_SMOKE_EMAILS"] = "smoke-c@example.com,smoke-b@example.com"
         sql(f"update chassis.accounts set {change} where email_canonical = 'smoke-b@example.com'")
         touched = sql("select * from chassis.accounts where email_canonical = 'smoke-b@example.com'")
