@@ -3,7 +3,8 @@
 import os
 import signal
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -25,8 +26,14 @@ def service(template: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def running(service: Path, tmp_path: Path) -> Iterator[int]:
     """The port on which `make dev` serves."""
+    with serving(service, tmp_path / "log") as port:
+        yield port
+
+
+@contextmanager
+def serving(service: Path, log: Path) -> Generator[int]:
+    """Have `make dev` serve for the length of the block, on the port that it gives."""
     port = free_port()
-    log = tmp_path / "log"
     environment = {name: value for name, value in os.environ.items() if name not in ("VIRTUAL_ENV", "MAKEFLAGS")}
     environment |= {"PORT": str(port), "UV_PYTHON": str(service / ".venv" / "bin" / "python")}
     with log.open("w") as output:
