@@ -215,6 +215,23 @@ def test_every_command_for_a_host_was_run() -> None:
             assert language in ("sh", "sh host") or first.startswith("# Not run by a test: "), (name, language)
 
 
+def run_once(arguments: list[str], environment: dict[str, str], project: Path) -> int:
+    """A command in a container of its own, where a file of the host has another name."""
+    mounted = dict[str, str]()
+    while arguments[0].startswith("--"):
+        option, _, value = arguments.pop(0).partition("=")
+        if option == "--volume":
+            outside, inside, _ = value.split(":")
+            mounted[inside] = outside
+        else:
+            assert option == "--env", option
+            variable, _, path = value.partition("=")
+            environment[variable] = mounted[path]
+    service, program, *rest = arguments
+    assert (service, program) in (("migrate", "chassis"), ("backups", "chassis"))
+    return subprocess.call([sys.executable, "-m", "chassis.cli", *rest], cwd=project, env=environment)
+
+
 def docker(arguments: list[str]) -> int:
     """`docker compose` on the host: what is not known here is deploy.sh's."""
     import compose  # knows the host by the folder that this is started in
@@ -237,22 +254,8 @@ def docker(arguments: list[str]) -> int:
             return subprocess.call(["sh", "-c", script.replace("/run/secrets/", "host/secrets/"), *rest])
         case ["exec", "-T", "gateway", "nginx", *_, "reload"]:
             os.kill(int((compose.HOST / "nginx.pid").read_text()), signal.SIGHUP)
-        case ["run", "--rm", *options, "migrate" | "backups", "chassis", first, *rest] if (options, first) != (
-            [],
-            "accounts",
-        ):
-            environment = compose.of_release(os.environ["RELEASE"])
-            mounted = dict[str, str]()
-            for option in options:
-                name, _, value = option.partition("=")
-                if name == "--volume":
-                    mounted[value.split(":")[1]] = value.split(":")[0]
-                else:
-                    assert name == "--env", option
-                    variable, _, path = value.partition("=")
-                    environment[variable] = mounted[path]
-            command_line = [sys.executable, "-m", "chassis.cli", first, *rest]
-            return subprocess.call(command_line, cwd=compose.PROJECT, env=environment)
+        case ["run", "--rm", *rest] if {"backup", "restore", "rotate"} & set(rest):
+            return run_once(rest, compose.of_release(os.environ["RELEASE"]), compose.PROJECT)
         case _:
             return compose.main(arguments)
     return 0
