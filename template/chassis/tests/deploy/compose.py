@@ -1,7 +1,7 @@
-"""What stands in for `docker compose` when deploy.sh is tried: the same commands, and processes for containers.
+"""What stands in for `docker compose` when deploy.sh and runbooks are tried: their commands, and processes for containers.
 
 A replica in place 3 is `chassis serve` on port 8000 of an address that ends in .13, as its container's would. An image
-is a folder of `releases/` with variables of its own. Whatever deploy.sh asks for that is not known here is an error.
+is a folder of `releases/` with variables of its own. Whatever they ask for that is not known here is an error.
 """
 
 import json
@@ -41,7 +41,8 @@ def main(arguments: list[str]) -> int:
     if command.startswith("exec -T gateway sh -c ") and command.endswith(" -s reload"):
         os.kill(int((HOST / "nginx.pid").read_text()), signal.SIGHUP)
         return 0
-    return of_place(arguments, variables)
+    code = of_runbook(arguments)
+    return of_place(arguments, variables) if code is None else code
 
 
 def of_place(arguments: list[str], variables: dict[str, str]) -> int:
@@ -68,6 +69,46 @@ def of_place(arguments: list[str], variables: dict[str, str]) -> int:
         case _:
             raise AssertionError(arguments)
     return 0
+
+
+def of_runbook(arguments: list[str]) -> int | None:
+    """A command that an operator types; None for all others."""
+    match arguments:
+        case ["ps", "--all"]:
+            print(*(f"app-{place} {process_of(place)}" for place in "123"), sep="\n")
+        case ["logs", "--no-log-prefix", "--since=15m", *services]:
+            logs = [PROCESSES / f"{service[-1]}.log" for service in services]
+            print(*(log.read_text() for log in logs if log.exists()), sep="")
+        case ["stop", "backups"] | ["up", "--detach", "--force-recreate", "backups"]:
+            assert os.environ["RELEASE"]
+        case ["stop", _, _, *_]:
+            for service in arguments[1:]:
+                stop(service[-1], 30)
+        case ["exec", "-T", "postgres", "sh", "-c", script, *rest]:
+            return subprocess.call(["sh", "-c", script.replace("/run/secrets/", "host/secrets/"), *rest])
+        case ["exec", "-T", "gateway", "nginx", *_, "-s", "reload"]:
+            os.kill(int((HOST / "nginx.pid").read_text()), signal.SIGHUP)
+        case ["run", "--rm", *rest] if {"backup", "restore", "rotate"} & set(rest):
+            return run_once(rest)
+        case _:
+            return None
+    return 0
+
+
+def run_once(arguments: list[str]) -> int:
+    """A command in a container of its own, where a file of the host has another name."""
+    environment, mounted = of_release(os.environ["RELEASE"]), dict[str, str]()
+    while arguments[0].startswith("--"):
+        option, _, value = arguments.pop(0).partition("=")
+        if option == "--volume":
+            outside, inside, _ = value.split(":")
+            mounted[inside] = outside
+        else:
+            assert option == "--env", option
+            variable, _, path = value.partition("=")
+            environment[variable] = mounted[path]
+    assert arguments[:2] in (["migrate", "chassis"], ["backups", "chassis"])
+    return subprocess.call([sys.executable, "-m", "chassis.cli", *arguments[2:]], cwd=PROJECT, env=environment)
 
 
 def of_release(image: str) -> dict[str, str]:
