@@ -1,6 +1,7 @@
 """The pages of a rendered service, followed to the letter: the first request, and the commands of every page."""
 
 import os
+import re
 import signal
 import subprocess
 from collections.abc import Generator, Iterator
@@ -11,7 +12,7 @@ import pytest
 from copier import run_copy
 from pythons import NEWEST, python
 from test_demo import free_port, wait_for
-from test_documentation import blocks
+from test_documentation import blocks, every_link_leads_somewhere
 from test_service import run
 
 
@@ -63,6 +64,22 @@ def test_backups_are_made_and_drilled_beside_make_dev(service: Path):
     for block in blocks(service / "docs" / "backups.md", "sh"):
         run(service, "bash", "-euc", block)
     assert "does not restore" not in (service / "drill.html").read_text()
+
+
+def test_the_runbooks_run_beside_make_dev(service: Path, running: int):
+    """What they have for a host runs there: see chassis/tests/deploy/rehearse_runbooks.py."""
+    pages = sorted((service / "docs" / "runbooks").glob("*.md"))
+    commands = "\n".join(block for page in pages for block in blocks(page, "sh"))
+    assert {page.name for page in pages if blocks(page, "sh")} == {"alerts.md", "deploy.md", "keys.md", "restore.md"}
+    ports = {":8000": f":{running}", ":8001": f":{running + 1}"}
+    said = run(service, "bash", "-euo", "pipefail", "-c", re.sub(":800[01]", lambda port: ports[port[0]], commands))
+    for text in ('{"status":"ok"}', "service_ready 1.0", "drill passed", "signs from", "restore checked"):
+        assert text in said
+
+
+def test_every_link_of_a_page_leads_to_a_file_and_a_heading(service: Path):
+    for page in [*service.glob("*.md"), *service.glob("docs/**/*.md")]:
+        every_link_leads_somewhere(page)
 
 
 @pytest.mark.parametrize("page", ["data.md", "production.md"])
