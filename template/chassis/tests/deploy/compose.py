@@ -1,4 +1,4 @@
-"""What stands in for `docker compose` when deploy.sh and runbooks are tried: the same commands, processes for containers.
+"""What stands in for `docker compose` when deploy.sh and runbooks are tried: their commands, on processes.
 
 A replica in place 3 is `chassis serve` on port 8000 of an address that ends in .13, as its container's would. An image
 is a folder of `releases/` with variables of its own. Whatever they ask for that is not known here is an error.
