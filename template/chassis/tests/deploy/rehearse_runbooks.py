@@ -194,17 +194,3 @@ def test_a_release_is_deployed_and_the_one_before_comes_back(stage: Stage) -> No
     said = stage.follow("deploy.md")
     assert "second serves alone" in said
     assert stage.host.serving() == {"first": 20}
-
-
-def test_every_command_for_a_host_was_run() -> None:
-    """What is neither run here nor beside `make dev` says why."""
-    pages = {page.name: page.read_text() for page in PAGES.glob("*.md")}
-    assert {name for name, text in pages.items() if "```sh host" in text} == {
-        "alerts.md",
-        "deploy.md",
-        "keys.md",
-        "restore.md",
-    }
-    for name, text in pages.items():
-        for language, first in re.findall(r"^```(\S.*)\n(.*)$", text, re.MULTILINE):
-            assert language in ("sh", "sh host") or first.startswith("# Not run by a test: "), (name, language)
