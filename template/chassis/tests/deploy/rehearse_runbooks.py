@@ -32,13 +32,13 @@ class Stage:
         from rehearse_single_host import Host  # which is beside this file, and not where tests import from
 
         self.server = server
-        key = x25519.Identity.generate()
+        other, key = x25519.Identity.generate(), x25519.Identity.generate()  # while keys change, either one opens it
         variables = {
             **WIDE_LIMITS,
             "APP_ENVIRONMENT": "test",
             "APP_PUBLIC_URL": "http://localhost",
             "APP_BACKUP_URL": (folder / "backups").as_uri(),
-            "APP_BACKUP_RECIPIENTS": str(key.to_public()),
+            "APP_BACKUP_RECIPIENTS": f"{other.to_public()},{key.to_public()}",
         }
         self.host = Host(folder, variables)
         self.secrets = self.host.state / "secrets"
