@@ -51,6 +51,7 @@ STAND_IN = {
         module "service" {{
           zone_id   = aws_route53_zone.example.zone_id
           protected = false
+          backup_recipients = ["age1ql3z7hjy54pw3hyww5ayyfg7zqgvc7w3j2elw8zmrj2kg5sfn9aqmcac8p"]
         }}
         """,
     "staging/zone.tf": """
@@ -256,14 +257,15 @@ class TestInAStandInForAws:
         assert all(value not in state for value in secrets.values())
         assert secrets["database_app"] in secrets["database_url"]
         assert secrets["database_migrator"] in secrets["migrator_database_url"]
-        for task in ("serve", "migrate"):
+        for task in ("serve", "migrate", "backup"):
             assert refused(folder, container(state, task), secrets) == ""
 
         terraform(staging, "destroy", "-auto-approve", environment=aws)
         assert terraform(staging, "state", "list", environment=aws) == ""
 
 
-MADE = ("app_secret_key", "database_app", "database_migrator", "database_url", "migrator_database_url")
+PASSWORDS = ("database_app", "database_backup", "database_migrator")
+MADE = ("app_secret_key", *PASSWORDS, "database_url", "backup_database_url", "migrator_database_url")
 
 
 def secret(endpoint: str, name: str) -> str:

@@ -14,7 +14,7 @@ variable "secrets" {
 
 variable "passwords" {
   description = "Of the database's users. They are written to where they are needed, and kept in no state."
-  type        = object({ database_app = string, database_migrator = string })
+  type        = object({ database_app = string, database_backup = string, database_migrator = string })
   ephemeral   = true
   sensitive   = true
 }
@@ -38,6 +38,15 @@ variable "public_url" {
 variable "mail_from" {
   description = "Whom mail is from."
   type        = string
+}
+
+variable "backup_recipients" {
+  description = "The public age keys that backups are encrypted for."
+  type        = list(string)
+  validation {
+    condition     = alltrue([for key in var.backup_recipients : can(regex("^age1[02-9ac-hj-np-z]{58}$", key))])
+    error_message = "backup_recipients are public age keys, which begin with age1."
+  }
 }
 
 variable "github_subject" {
