@@ -10,6 +10,8 @@ terraform {
   }
 }
 
+data "aws_region" "this" {}
+
 locals {
   answers    = jsondecode(file("${path.module}/../answers.json"))
   name       = "${local.answers.name}-${var.environment}"

@@ -124,6 +124,14 @@ run "a_subject_for_every_branch" {
   expect_failures = [var.github_subject]
 }
 
+run "a_subject_with_half_of_its_numbers" {
+  command = plan
+  variables {
+    github_subject = "repo:example-org@1/my-service"
+  }
+  expect_failures = [var.github_subject]
+}
+
 run "a_backup_for_a_private_key" {
   command = plan
   variables {

@@ -50,10 +50,10 @@ variable "backup_recipients" {
 }
 
 variable "github_subject" {
-  description = "How the subject of this repository's tokens begins: repo:owner/name, or repo:owner@123/name@456."
+  description = "How the subject of this repository's tokens begins: repo:owner/name, or repo:owner@123/name@456. :environment:NAME follows."
   type        = string
   validation {
-    condition     = can(regex("^repo:[A-Za-z0-9-]+(@[0-9]+)?/[A-Za-z0-9._-]+(@[0-9]+)?$", var.github_subject))
+    condition     = can(regex("^repo:([A-Za-z0-9-]+/[A-Za-z0-9._-]+|[A-Za-z0-9-]+@[0-9]+/[A-Za-z0-9._-]+@[0-9]+)$", var.github_subject))
     error_message = "github_subject must name one repository exactly, such as repo:owner/name."
   }
 }
