@@ -249,15 +249,15 @@ def test_the_release_before_comes_back_even_after_the_same_one_twice(account: Ac
     assert "run-task" not in account.asked, "going back migrates nothing"
 
 
-@pytest.mark.parametrize(("code", "why"), [(1, "exited with 1: Essential"), (None, "exited with none: CannotPull")])
-def test_a_migration_that_fails_ends_it(account: Account, code: int | None, why: str):
-    account.will(code, says=("chassis: relation exists",))
-    failed = account.run(FIRST)
-    assert failed.returncode == 1
-    assert "chassis: relation exists\n" in failed.stderr
-    assert why in failed.stderr
-    assert failed.stderr.endswith("deploy: the migration failed: no task was touched\n")
-    assert "update-service" not in account.asked
+def test_a_migration_that_fails_ends_it(account: Account):
+    for code, why in ((1, "exited with 1: Essential"), (None, "exited with none: CannotPull")):
+        account.will(code, says=("chassis: relation exists",))
+        failed = account.run(FIRST)
+        assert failed.returncode == 1
+        assert "chassis: relation exists\n" in failed.stderr
+        assert why in failed.stderr
+        assert failed.stderr.endswith("deploy: the migration failed: no task was touched\n")
+        assert "update-service" not in account.asked
     assert account.serving.endswith(":none")
 
 
