@@ -74,7 +74,7 @@ scan() {
 waived() {
   local id until why today
   today=$(date --utc +%F)
-  while read -r id until why; do
+  while read -r id until why || [[ -n $id ]]; do
     [[ -n $id && $id != \#* ]] || continue
     [[ $id =~ ^[A-Za-z0-9-]+$ && $until =~ ^20[0-9]{2}-[0-9]{2}-[0-9]{2}$ && -n $why ]] ||
       fail "deploy/waivers.txt: $id: say until when (YYYY-MM-DD) and why"
@@ -108,6 +108,7 @@ compare() {
 }
 
 deploy() {
+  : "${PUBLIC_URL:?}" # or it could not be tried afterwards
   reach
   deploy/deploy.sh --on "$target" "$1"
   if ! smoke "$1" --revision "$revision"; then
@@ -120,7 +121,7 @@ deploy() {
 
 # Try the service as its users meet it, with the program that is in the image.
 smoke() {
-  docker run --rm --env APP_SMOKE_EMAILS --env APP_SMOKE_PASSWORD "$1" chassis smoke "${PUBLIC_URL:?}" "${@:2}"
+  docker run --rm --env APP_SMOKE_EMAILS --env APP_SMOKE_PASSWORD "$1" chassis smoke "$PUBLIC_URL" "${@:2}"
 }
 
 # Make $target such that deploy.sh gets there. To a host with this key alone, and only if it is the one that is known;
@@ -145,7 +146,8 @@ reach() {
 }
 
 leave() {
-  [[ -z ${signed_in:-} ]] || ssh "$signed_in" docker logout ghcr.io
+  [[ -z ${signed_in:-} ]] || ssh "$signed_in" docker logout ghcr.io </dev/null ||
+    say "$signed_in stays signed in to the registry"
   rm -rf "$work"
 }
 
@@ -171,36 +173,32 @@ alarm() {
 
 # What could not be merged is in the pull request, which then is a draft, and this is red.
 update() {
-  local branch=template-update title="Bring the template's newest release" log=$work/update.log problems="" draft=()
+  local branch=template-update title="Bring the template's newest release" log=$work/update.log failed="" draft=()
   : "${GH_TOKEN:?}"
-  env --unset=GH_TOKEN make update ARGS=--defaults >"$log" 2>&1 || problems=$(tail -n 50 "$log")
+  env --unset=GH_TOKEN make update ARGS=--defaults >"$log" 2>&1 || failed=yes
   cat "$log"
   git add --all
   if git diff --cached --quiet; then
-    [[ -z $problems ]] || fail "the update failed"
+    [[ -z $failed ]] || fail "the update failed"
     say "there is nothing new"
     return
   fi
-  if [[ -n $problems ]]; then
+  echo "What the template changed since the last update; its CHANGELOG.md says why." >"$work/body.md"
+  if [[ -n $failed ]]; then
     title="$title: it needs you"
     draft=(--draft)
+    printf '\n%s\n\n' "It did not go through by itself. Check this branch out, and put right what it says:" >>"$work/body.md"
+    tail -n 50 "$log" | sed 's/^/    /' >>"$work/body.md"
   fi
   git -c user.name=github-actions -c user.email=github-actions@users.noreply.github.com commit --quiet --message "$title"
   git -c credential.helper= -c "credential.helper=!gh auth git-credential" push --force origin "HEAD:refs/heads/$branch"
-  echo "What the template changed since the last update; its CHANGELOG.md says why." >"$work/body.md"
-  [[ -z $problems ]] || cat >>"$work/body.md" <<END
-
-It did not go through by itself. Check this branch out, and put right what it says:
-
-    ${problems//$'\n'/$'\n'    }
-END
   if [[ -n $(gh pr list --repo "$repository" --head "$branch" --state open --json number --jq '.[].number') ]]; then
     gh pr edit "$branch" --repo "$repository" --title "$title" --body-file "$work/body.md"
-    [[ -z $problems ]] || gh pr ready "$branch" --repo "$repository" --undo
+    [[ -z $failed ]] || gh pr ready "$branch" --repo "$repository" --undo
   else
     gh pr create --repo "$repository" --base main --head "$branch" --title "$title" --body-file "$work/body.md" "${draft[@]}"
   fi
-  [[ -z $problems ]] || fail "the update needs a person: see the pull request"
+  [[ -z $failed ]] || fail "the update needs a person: see the pull request"
 }
 
 # Who may change main and put what into service where. Again and again: it replaces what it set before.
