@@ -67,7 +67,7 @@ def replace(folder: Path, path: str, old: str, new: str) -> None:
 
 
 def rename_question(folder: Path, before: str, after: str) -> None:
-    for file in (folder / "copier.yml", *folder.glob("template/**/*.jinja"), *folder.glob("template/**/.*.jinja")):
+    for file in (folder / "copier.yml", *folder.glob("template/**/*.jinja")):
         file.write_text(file.read_text().replace(before, after))
 
 

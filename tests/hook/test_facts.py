@@ -41,7 +41,12 @@ WORKFLOW = ".github/workflows/check.yml"
         # Health paths
         (DOCKERFILE, "/livez", "/healthz", f"asks /healthz, and {HEALTH} has no such path"),
         # The version of Python
-        (DOCKERFILE, "python:3.13-slim", "python:3.11-slim", "has Python 3.11, and .python-version has 3.13"),
+        (
+            DOCKERFILE,
+            "ARG PYTHON_IMAGE=python:3.13",
+            "ARG PYTHON_IMAGE=python:3.11",
+            "has Python 3.11, and .python-version has 3.13",
+        ),
         (
             WORKFLOW,
             "version: 0.13.8",
@@ -178,7 +183,7 @@ def test_the_settings_default_is_the_one_that_counts(service: Service, hook: Hoo
     service.replace(SETTINGS, "default=8000", default)
     code, problems = hook()
     assert code == 1
-    assert {problem.partition(":")[0] for problem in problems} == {EXAMPLE, VARIABLES, DOCKERFILE}
+    assert {problem.partition(":")[0] for problem in problems} == {EXAMPLE, VARIABLES, DOCKERFILE, "deploy/deploy.sh"}
     assert all(SETTINGS in problem for problem in problems)
 
 

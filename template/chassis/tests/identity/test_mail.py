@@ -3,15 +3,19 @@
 import asyncio
 import email
 import email.policy
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from email.message import EmailMessage
 from pathlib import Path
 
+import httpx
 import pytest
 
-from chassis.identity import mail
+from chassis.app import Service
+from chassis.identity import identity, mail
 from chassis.identity.mail import Kept, Letters, Mail, Smtp, post
 from chassis.settings import Settings, load
+
+from .conftest import Person
 
 pytestmark = pytest.mark.anyio
 
@@ -108,6 +112,36 @@ async def test_nothing_goes_in_the_clear_to_another_machine(
     assert "SMTPNotSupportedError" in logged()
 
 
+class Stuck:
+    """A mail server that takes nothing, until it is told to."""
+
+    def __init__(self) -> None:
+        self.takes = asyncio.Event()
+
+    async def send(self, mail: Mail) -> None:
+        await self.takes.wait()
+
+
+async def test_a_mail_server_that_is_stuck_stops_no_request(
+    app: Service, join: Callable[[], Awaitable[Person]], logged: Callable[[], str], monkeypatch: pytest.MonkeyPatch
+):
+    ann = await join()
+    monkeypatch.setattr(identity, "_MOST_WAITING", 3)
+    app.identity.post = stuck = Stuck()
+    for _ in range(4):
+        app.identity.send(LETTER)
+    assert logged().count("mail was not sent: too many wait") == 1
+    assert (await ann.call("POST", "/api-keys", json={"name": "ci", "scopes": ["members:read"]})).status_code == 201
+    assert (await ann.call("POST", "/auth/password/forgot", json={"email": ann.email})).status_code == 202
+    stuck.takes.set()
+
+
+async def test_what_is_too_much_to_be_done_soon_is_refused(client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(identity, "_MOST_WAITING", 0)
+    answer = await client.post("/v1/auth/password/forgot", json={"email": "ann@example.com"})
+    assert (answer.status_code, answer.json()["code"]) == (503, "overloaded")
+
+
 async def test_development_keeps_and_shows_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     await Kept(lambda: tmp_path / "mail", "service@localhost", show=True).send(LETTER)
     (file,) = (tmp_path / "mail").glob("*.eml")
@@ -131,6 +165,17 @@ def test_every_link_begins_with_the_public_url_and_hides_its_token_from_servers(
         assert "    https://shop.test/auth/" in letter.text
         assert "#token=T\n" in letter.text
         assert "?" not in letter.text
+
+
+def test_no_name_of_a_tenant_is_a_link_in_a_mail():
+    text = {
+        name: Letters("https://shop.test").invitation("a@example.com", name, "T").text
+        for name in ("Ann & Co", "https://evil.test", "evil.test/login", "ann@evil.test")
+    }
+    assert "in “Ann & Co”." in text.pop("Ann & Co")
+    for mail_text in text.values():
+        assert "in a team." in mail_text
+        assert "evil" not in mail_text
 
 
 @pytest.mark.parametrize("subject", ["x\nBcc: eve@example.com", "x\r\nBcc: eve@example.com"])

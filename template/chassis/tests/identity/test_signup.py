@@ -45,6 +45,15 @@ async def test_a_guessable_password_is_refused_wherever_one_is_chosen(join: Join
         assert (answer.status_code, answer.json()["code"]) == (422, "password_guessable")
 
 
+async def test_a_password_that_is_refused_does_not_count_as_a_mail(client: httpx.AsyncClient):
+    async def sign_up(password: str) -> int:
+        body = {"email": "ann@example.com", "password": password}
+        return (await client.post("/v1/auth/signup", json=body)).status_code
+
+    assert [await sign_up("ann.ann.ann.2024") for _ in range(5)] == [422] * 5
+    assert [await sign_up(PASSWORD) for _ in range(4)] == [202, 202, 202, 429]
+
+
 def test_production_hashes_at_the_cost_that_owasp_asks_for():
     from chassis.identity.passwords import Cost
 
@@ -90,7 +99,9 @@ async def test_signing_up_tells_nothing_of_who_has_an_account(
     unknown = await attempt("new@example.com")
     assert (unknown[0], unknown[2].count("hash")) == (202, 1)
     assert await attempt("ann@example.com") == unknown
-    assert len(await mailbox.to("ann@example.com")) == len(await mailbox.to("new@example.com")) + 1
+    mails = await mailbox.to("ann@example.com")
+    assert len(mails) == len(await mailbox.to("new@example.com")) + 1
+    assert "/auth/reset#token=" in mails[-1].get_content(), "the page that takes a token of that purpose"
 
 
 async def test_asking_for_a_new_password_tells_nothing_of_who_has_an_account(

@@ -168,7 +168,9 @@ async def test_an_invitation_is_accepted_once_by_whom_it_was_sent_to(
 async def test_an_invitation_does_not_change_a_member(owner: Person, member: Member, mailbox: Mailbox, sql: Sql):
     viewer = await member("viewer")
     await owner.call("POST", "/tenants/invitations", json={"email": viewer.email, "role": "admin"})
-    await viewer.call("POST", "/auth/invitations/accept", json={"token": await mailbox.token(viewer.email)})
+    token = await mailbox.token(viewer.email)
+    accepted = await viewer.call("POST", "/auth/invitations/accept", json={"token": token})
+    assert accepted.json()["role"] == "viewer"
     assert sql(
         "select role from chassis.memberships where account_id = %s and tenant_id = %s", viewer.id, owner.tenant_id
     ) == [("viewer",)]
