@@ -19,7 +19,7 @@ from pipeline_support import DIGEST, IMAGE, Repository, copy, prepare
 
 WORKFLOWS = ("check.yml", "deliver.yml", "deploy.yml", "weekly.yml")
 HOST = {"DEPLOY_HOST": "deploy@host.example.com"}
-CLOUD = {"AWS_ROLE": "arn:aws:iam::000000000000:role/deploy", "AWS_REGION": "eu-central-1"}
+CLOUD = {"DEPLOYMENT": '{"role": "arn:aws:iam::000000000000:role/deploy", "region": "eu-central-1"}'}
 TOMORROW, TODAY = ((datetime.now(UTC) + timedelta(days=days)).strftime("%Y-%m-%d") for days in (1, 0))
 
 
@@ -190,8 +190,8 @@ class TestAsItIsWritten:
         on_a_host = (rendered / "deploy" / "compose.yaml").exists()
         for name in WORKFLOWS:
             for setting in re.findall(r"\b(?:secrets|vars)\.(\w+)", text_of(name)):
-                one_of_them = setting.startswith("AWS_") != on_a_host if setting in OF_A_PLATFORM else True
-                assert (f"`{setting}`" in page) == one_of_them, setting
+                needed = OF_A_PLATFORM.get(setting, on_a_host) == on_a_host
+                assert (f"`{setting}`" in page) == needed, setting
         for name in ("staging", "production", "drill", "template-update"):
             assert f"`{name}`" in page
 
@@ -554,7 +554,11 @@ class TestByHand:
         assert (run.code, run.calls) == (1, [])
 
 
-OF_A_PLATFORM = ("AWS_ROLE", "AWS_REGION", "BACKUP_STORE", "DEPLOY_HOST", "DEPLOY_SSH_KEY", "DEPLOY_KNOWN_HOSTS")
+# Which settings are of a host, and which of the cloud.
+OF_A_PLATFORM = {
+    **dict.fromkeys(("BACKUP_STORE", "DEPLOY_HOST", "DEPLOY_SSH_KEY", "DEPLOY_KNOWN_HOSTS"), True),
+    **dict.fromkeys(("AWS_ROLE", "AWS_REGION", "DEPLOYMENT"), False),
+}
 ENVIRONMENTS = ("staging", "production", "drill", "template-update")
 DEPLOYING = {
     "ENVIRONMENT": "staging",
