@@ -1,7 +1,6 @@
 # Each of these needs Python 3.11 or later and git, and installs the rest into .venv by itself.
 PYTHON ?= python3
 BIN := .venv/bin
-WORKFLOWS := .github/workflows template/.github/workflows
 CODE := template hooks tests tools benchmarks
 
 # Found first by every command below, so that a service that is rendered here uses the same uv.
@@ -29,9 +28,9 @@ check: tests-installed
 	$(BIN)/ruff check $(CODE)
 	$(BIN)/ruff format --check $(CODE)
 	$(BIN)/basedpyright
-	$(BIN)/zizmor --offline --quiet --no-progress $(WORKFLOWS)
+	$(BIN)/zizmor --persona pedantic --offline --quiet --no-progress .github template/.github
 	@command -v shellcheck >/dev/null || { echo "chassis: shellcheck is missing: apt install shellcheck" >&2; exit 1; }
-	$(BIN)/actionlint $(wildcard $(addsuffix /*.yml,$(WORKFLOWS)))
+	$(BIN)/actionlint
 
 format: tests-installed
 	$(BIN)/ruff check --fix --quiet $(CODE)

@@ -8,7 +8,7 @@ import yaml
 from syntax import yaml_documents
 from tree import Problem, Tree
 
-_PINNED: Final = re.compile(r"\./.*|docker://.+@sha256:[0-9a-f]{64}|[^@]+@[0-9a-f]{40}")
+_PINNED: Final = re.compile(r"[.$]/.*|docker://.+@sha256:[0-9a-f]{64}|[^@]+@[0-9a-f]{40}")
 
 
 def workflow(tree: Tree, path: str) -> Iterator[Problem]:

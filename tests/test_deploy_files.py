@@ -8,7 +8,6 @@ import pytest
 import yaml
 from conftest import Render
 
-
 STORES = ("gateway", "postgres", "valkey")
 
 

@@ -1,16 +1,19 @@
 """The pages of a rendered service, followed to the letter: the first request, and the commands of every page."""
 
 import os
+import re
 import signal
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from conftest import Render
 from copier import run_copy
 from pythons import NEWEST, python
 from test_demo import free_port, wait_for
-from test_documentation import blocks
+from test_documentation import blocks, every_link_leads_somewhere
 from test_service import run
 
 
@@ -25,8 +28,14 @@ def service(template: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def running(service: Path, tmp_path: Path) -> Iterator[int]:
     """The port on which `make dev` serves."""
+    with serving(service, tmp_path / "log") as port:
+        yield port
+
+
+@contextmanager
+def serving(service: Path, log: Path) -> Generator[int]:
+    """Have `make dev` serve for the length of the block, on the port that it gives."""
     port = free_port()
-    log = tmp_path / "log"
     environment = {name: value for name, value in os.environ.items() if name not in ("VIRTUAL_ENV", "MAKEFLAGS")}
     environment |= {"PORT": str(port), "UV_PYTHON": str(service / ".venv" / "bin" / "python")}
     with log.open("w") as output:
@@ -56,6 +65,36 @@ def test_backups_are_made_and_drilled_beside_make_dev(service: Path):
     for block in blocks(service / "docs" / "backups.md", "sh"):
         run(service, "bash", "-euc", block)
     assert "does not restore" not in (service / "drill.html").read_text()
+
+
+def test_the_runbooks_run_beside_make_dev(service: Path, running: int):
+    """What they have for a host runs there: see chassis/tests/deploy/rehearse_runbooks.py."""
+    pages = sorted((service / "docs" / "runbooks").glob("*.md"))
+    commands = "\n".join(block for page in pages for block in blocks(page, "sh"))
+    assert {page.name for page in pages if blocks(page, "sh")} == {"alerts.md", "deploy.md", "keys.md", "restore.md"}
+    ports = {":8000": f":{running}", ":8001": f":{running + 1}"}
+    said = run(service, "bash", "-euo", "pipefail", "-c", re.sub(":800[01]", lambda port: ports[port[0]], commands))
+    for text in ('{"status":"ok"}', "service_ready 1.0", "drill passed", "signs from", "restore checked"):
+        assert text in said
+
+
+@pytest.fixture(params=[{}, {"shared_store": "valkey", "deploy_target": "aws-ecs"}], ids=["default", "other"])
+def rendered(render: Render, request: pytest.FixtureRequest) -> Path:
+    return render(**request.param)
+
+
+def test_every_link_of_a_page_leads_to_a_file_and_a_heading(rendered: Path):
+    for page in [*rendered.glob("*.md"), *rendered.glob("docs/**/*.md")]:
+        every_link_leads_somewhere(page)
+
+
+def test_a_command_of_a_runbook_that_is_run_nowhere_says_why(rendered: Path):
+    """`sh` runs here, `sh host` in rehearse_runbooks.py, which follows all four pages."""
+    for page in (rendered / "docs" / "runbooks").glob("*.md"):
+        for language, first in re.findall(r"^ *```(\S.*)\n(.*)$", page.read_text(), re.MULTILINE):
+            followed = {"sh", "sh host"} if (rendered / "deploy" / "compose.yaml").exists() else {"sh"}
+            assert language in followed or first.startswith("# Not run by a test: "), (page.name, first)
+        assert page.name in {"alerts.md", "deploy.md", "keys.md", "restore.md"}
 
 
 @pytest.mark.parametrize("page", ["data.md", "production.md"])

@@ -19,18 +19,22 @@ from typing import Any, cast
 import pytest
 from conftest import ROOT
 from copier import run_copy, run_update
-from test_demo import free_port, wait_for
+from test_demo import wait_for
 from updating_support import commit, git, write
 
 ENVIRONMENTS = ("staging", "production")
 ACCOUNT = "123456789012"
 STATE = f"terraform-state-{ACCOUNT}-eu-central-1"
 
-# moto has one account and speaks plain HTTP, cannot list the tags of budgets and autoscaling, and has no zone yet.
+# moto has one account and speaks plain HTTP, cannot list the tags of budgets and autoscaling, and has no zone yet. The
+# provider waits a minute for the rules of a bucket to be the same everywhere.
 STAND_IN = {
     "account/stand_in_override.tf": """
         provider "aws" {
           s3_use_path_style = true
+        }
+        resource "aws_s3_bucket_lifecycle_configuration" "state" {
+          count = 0
         }
         """,
     "staging/stand_in_override.tf": f"""
@@ -51,6 +55,7 @@ STAND_IN = {
         module "service" {{
           zone_id   = aws_route53_zone.example.zone_id
           protected = false
+          backup_recipients = ["age1ql3z7hjy54pw3hyww5ayyfg7zqgvc7w3j2elw8zmrj2kg5sfn9aqmcac8p"]
         }}
         """,
     "staging/zone.tf": """
@@ -86,7 +91,7 @@ def plugins() -> list[str]:
     return [f"-plugin-dir={mirrors[0].parents[2]}"] if mirrors else []
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def tools(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An environment of checkov's and moto's own: together they want a hundred packages."""
     folder = tmp_path_factory.mktemp("tools") / "venv"
@@ -197,15 +202,13 @@ class TestInAStandInForAws:
     @pytest.fixture(scope="class")
     @classmethod
     def endpoint(cls, tools: Path, tmp_path_factory: pytest.TempPathFactory) -> Generator[str]:
-        port = free_port()
         settings = {"MOTO_IAM_LOAD_MANAGED_POLICIES": "true", "MOTO_ACM_VALIDATION_WAIT": "1"}
         log = tmp_path_factory.mktemp("moto") / "log"
-        command = [tools / "moto_server", "-H", "127.0.0.1", "-p", str(port)]
+        command = [tools / "moto_server", "-H", "127.0.0.1", "-p", "0"]
         with log.open("w") as output:
             server = subprocess.Popen(command, stdout=output, stderr=output, env=os.environ | settings)
         try:
-            wait_for("Running on", log, server)
-            yield f"127.0.0.1:{port}"
+            yield wait_for(r"Running on http://(127\.0\.0\.1:\d+)", log, server)[1]
         finally:
             server.terminate()
             server.wait(10)
@@ -256,14 +259,15 @@ class TestInAStandInForAws:
         assert all(value not in state for value in secrets.values())
         assert secrets["database_app"] in secrets["database_url"]
         assert secrets["database_migrator"] in secrets["migrator_database_url"]
-        for task in ("serve", "migrate"):
+        for task in ("serve", "migrate", "backup"):
             assert refused(folder, container(state, task), secrets) == ""
 
-        terraform(staging, "destroy", "-auto-approve", environment=aws)
+        terraform(staging, "destroy", "-refresh=false", "-auto-approve", environment=aws)
         assert terraform(staging, "state", "list", environment=aws) == ""
 
 
-MADE = ("app_secret_key", "database_app", "database_migrator", "database_url", "migrator_database_url")
+PASSWORDS = ("database_app", "database_backup", "database_migrator")
+MADE = ("app_secret_key", *PASSWORDS, "database_url", "backup_database_url", "migrator_database_url")
 
 
 def secret(endpoint: str, name: str) -> str:

@@ -11,8 +11,8 @@ from copier import run_update
 from copier.errors import TaskError, UnsafeTemplateError
 from updating_support import NEW, OLD, commit, copy, git, make_releases, replace, update, write
 
-OURS = ".copier-answers.yml", ".github/workflows/", ".python-version", "chassis/", "deploy/"
-THEIRS = ("deploy/variables.env",)
+OURS = ".copier-answers.yml", ".github/", ".python-version", "chassis/", "deploy/"
+THEIRS = ("deploy/variables.env", "deploy/waivers.txt")
 MERGED = "chassis/src/chassis/merged.py"
 
 

@@ -29,7 +29,12 @@ def test_an_action_that_is_not_pinned(service: Service, hook: Hook, uses: str):
 
 @pytest.mark.parametrize(
     "uses",
-    [f"actions/cache/restore@{COMMIT}", "./.github/actions/mine", f"docker://alpine@sha256:{COMMIT}{COMMIT[:24]}"],
+    [
+        f"actions/cache/restore@{COMMIT}",
+        "./.github/actions/mine",
+        "$/.github/actions/mine",
+        f"docker://alpine@sha256:{COMMIT}{COMMIT[:24]}",
+    ],
 )
 def test_an_action_that_is_pinned(service: Service, hook: Hook, uses: str):
     service.append(WORKFLOW, f"      - uses: {uses}\n")

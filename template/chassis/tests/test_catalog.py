@@ -148,6 +148,15 @@ def test_a_migration_that_opens_something_is_seen(database: TestDatabase, change
             "create function see() returns int language sql security definer as 'select 1'",
             "see(): the app role may call it, and it runs as postgres, who sees all tenants",
         ),
+        (
+            """
+            create function see() returns int language sql security definer as 'select 1';
+            alter function see() owner to {backup}
+            """,
+            "see(): the app role may call it, and it runs as {backup}, who sees all tenants",
+        ),
+        ("create policy backup on chassis.audit for select to {app} using (true)", "policy backup lets more through"),
+        ("create policy backup on chassis.audit to {backup} using (true)", "policy backup lets more through"),
     ],
 )
 def test_a_change_by_hand_is_seen(database: TestDatabase, change: str, expected: str) -> None:

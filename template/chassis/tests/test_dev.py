@@ -21,7 +21,7 @@ from chassis.app import load_app
 from chassis.data import heads
 from chassis.dev import processes
 from chassis.dev.dev import develop
-from chassis.dev.postgres import Postgres, PostgresFailed
+from chassis.dev.postgres import GivenPostgres, Postgres, PostgresFailed
 from chassis.dev.processes import free_port, is_busy
 from chassis.failure import Failure
 from chassis.settings import Settings, load
@@ -40,6 +40,24 @@ def server(tmp_path: Path) -> Iterator[Postgres]:
 
 def postmaster(server: Postgres) -> int:
     return int((server.directory / "data" / "postmaster.pid").read_text().split("\n")[0])
+
+
+def test_tests_run_on_a_server_that_somebody_else_runs(server: Postgres, monkeypatch: pytest.MonkeyPatch) -> None:
+    server.start()
+    with psycopg.connect(server.dsn("postgres"), autocommit=True) as admin:
+        admin.execute("create role given superuser login password 'it''s p@ss/word'")
+    url = f"postgresql://given:it%27s%20p%40ss%2Fword@127.0.0.1:{server.port}/postgres"
+    one = f"{Path(__file__).with_name('test_tenancy.py')}::test_the_owner_is_bound_too"
+    command = [sys.executable, "-m", "pytest", "-qpno:cacheprovider", "--numprocesses=0", one]
+    environment = os.environ | {"TEST_POSTGRES_URL": url}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=SECONDS, check=False)
+    assert done.returncode == 0, done.stdout
+    with psycopg.connect(server.dsn("postgres")) as connection:
+        made = connection.execute("select count(*) from pg_database where datname ~ '^template_.{16}$'").fetchone()
+        assert made == (1,)
+    monkeypatch.setattr("chassis.dev.postgres.POSTGRES_MAJOR", 17)
+    with pytest.raises(PostgresFailed, match=r"^the given server is of PostgreSQL 18, and not 17$"):
+        GivenPostgres(server.directory, url).start()
 
 
 def test_data_outlives_a_restart_and_a_crash(server: Postgres) -> None:

@@ -1,11 +1,12 @@
 """What an orchestrator, a load balancer and Prometheus are told, how soon, and on which port."""
 
 import asyncio
+import signal
 import urllib.error
 import urllib.request
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
-from time import monotonic
+from time import monotonic, sleep
 from typing import Any
 
 import httpx
@@ -23,6 +24,7 @@ from chassis.settings import load
 from chassis.testing import WIDE_LIMITS, RunningServer, TestDatabase, started
 
 Sql = Callable[[str], None]
+Serve = Callable[..., RunningServer]
 
 
 def service_on(url: str) -> Service:
@@ -169,6 +171,7 @@ WANTED = {
     "event_loop_lag_seconds",
     "service_draining",
     "service_info",
+    "service_ready",
     "process_resident_memory_bytes",
 }
 
@@ -197,6 +200,29 @@ def test_they_are_served_on_the_private_port_and_on_no_other(server: RunningServ
     for url in (f"{server.url}/metrics", f"{server.metrics_url}/readyz", f"{server.metrics_url}/v1/orders"):
         status, media_type, _ = get(url)
         assert (url, status, media_type) == (url, 404, "application/problem+json")
+
+
+def test_they_say_whether_the_replica_is_ready_at_that_moment(serve: Serve, superuser_sql: Sql) -> None:
+    server = serve(APP_DRAIN_SECONDS="20")
+
+    def shown(sample: str) -> bool:
+        return f"\n{sample}\n" in get(f"{server.metrics_url}/metrics")[2]
+
+    assert shown("service_ready 1.0")
+    superuser_sql("alter table chassis.alembic_version rename to gone")
+    wait_until(lambda: shown("service_ready 0.0"))
+    superuser_sql("alter table chassis.gone rename to alembic_version")
+    wait_until(lambda: shown("service_ready 1.0"))
+    server.process.send_signal(signal.SIGTERM)
+    wait_until(lambda: shown("service_draining 1.0"))
+    assert shown("service_ready 0.0")
+
+
+def wait_until(true: Callable[[], bool]) -> None:
+    deadline = monotonic() + 10
+    while not true():
+        assert monotonic() < deadline
+        sleep(0.05)
 
 
 @pytest.fixture

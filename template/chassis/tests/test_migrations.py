@@ -176,10 +176,10 @@ def test_a_newer_schema_is_left_alone(database: TestDatabase) -> None:
 
 
 def test_the_first_user_of_a_managed_postgresql_is_enough(fresh_cluster: Postgres) -> None:
-    """It owns the database, has CREATEROLE and BYPASSRLS, and is no superuser."""
+    """It owns the database and has CREATEROLE, and is no superuser."""
     with psycopg.connect(fresh_cluster.dsn("postgres"), autocommit=True) as superuser:
         superuser.execute("create role nobody login password 'x'")
-        superuser.execute("create role master login createrole bypassrls password 'long enough'")
+        superuser.execute("create role master login createrole password 'long enough'")
         superuser.execute("create database managed owner master")
     with pytest.raises(MigrationFailed, match=r"^permission denied to create role[^\n]*$"):
         migrate.migrate(f"postgresql://nobody:x@127.0.0.1:{fresh_cluster.port}/managed")

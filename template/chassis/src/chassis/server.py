@@ -16,7 +16,7 @@ from typing import Any
 
 import uvicorn
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
-from starlette.types import Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from chassis.app import Service
 from chassis.failure import Failure
@@ -24,6 +24,7 @@ from chassis.http.protocol import Protocol
 from chassis.http.reply import SECURITY_HEADERS, Reply, not_found
 from chassis.observe import logs, metrics
 from chassis.observe.context import new_id
+from chassis.observe.health import Readiness
 from chassis.observe.logs import get_logger
 from chassis.settings import Settings
 
@@ -82,7 +83,7 @@ async def _serve(
     service: Service, settings: Settings, public_socket: socket.socket, private_socket: socket.socket
 ) -> int:
     public = _Server(_config(service, settings, lifespan="on"))
-    private = _Server(_config(_metrics_app, settings, lifespan="off"))
+    private = _Server(_config(_metrics_app(service.readiness), settings, lifespan="off"))
     stop, hurry = asyncio.Event(), asyncio.Event()
     loop = asyncio.get_running_loop()
 
@@ -129,16 +130,21 @@ def _config(app: Any, settings: Settings, *, lifespan: Any) -> uvicorn.Config:
     )
 
 
-async def _metrics_app(scope: Scope, receive: Receive, send: Send) -> None:
+def _metrics_app(readiness: Readiness) -> ASGIApp:
     """The private port: `GET /metrics` and nothing else."""
-    del receive
-    if scope["path"] == "/metrics" and scope["method"] == "GET":
-        reply = Reply(200, generate_latest(), CONTENT_TYPE_LATEST.encode())
-    else:
-        reply = not_found().reply(new_id(16))
-    headers = [(b"content-type", reply.media_type), (b"content-length", b"%d" % len(reply.body)), *SECURITY_HEADERS]
-    await send({"type": "http.response.start", "status": reply.status, "headers": headers})
-    await send({"type": "http.response.body", "body": reply.body})
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        del receive
+        if scope["path"] == "/metrics" and scope["method"] == "GET":
+            metrics.ready.set(await readiness.problem() is None)
+            reply = Reply(200, generate_latest(), CONTENT_TYPE_LATEST.encode())
+        else:
+            reply = not_found().reply(new_id(16))
+        headers = [(b"content-type", reply.media_type), (b"content-length", b"%d" % len(reply.body)), *SECURITY_HEADERS]
+        await send({"type": "http.response.start", "status": reply.status, "headers": headers})
+        await send({"type": "http.response.body", "body": reply.body})
+
+    return app
 
 
 async def _watch_lag() -> None:

@@ -1,7 +1,8 @@
 """Fixtures for pytest: every test that asks gets a migrated PostgreSQL database of its own, and the service on it.
 
 pytest finds this by itself. Databases live in `.dev/test`, on a server that the first test process starts and the last
-one stops; a database is a copy of a template, which is migrated anew when a migration changes.
+one stops; a database is a copy of a template, which is migrated anew when a migration changes. With TEST_POSTGRES_URL,
+the URL of a superuser, they live on that server: the pipeline tests on the image that production runs.
 """
 
 import asyncio
@@ -75,9 +76,12 @@ def _logs_as_in_production() -> None:
 def postgres() -> Iterator["Postgres"]:
     """The PostgreSQL server of this checkout's tests. No data in it is safe."""
     from chassis.dev.database import state_folder
-    from chassis.dev.postgres import Postgres
+    from chassis.dev.postgres import GivenPostgres, Postgres
 
-    server = Postgres(state_folder() / "test", durable=False)
+    if given := os.environ.get("TEST_POSTGRES_URL"):
+        server = GivenPostgres(state_folder() / "test-given", given)
+    else:
+        server = Postgres(state_folder() / "test", durable=False)
     server.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     with (server.directory / "in-use").open("w") as users:
         alone = _try_lock(users)

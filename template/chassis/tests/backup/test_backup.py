@@ -8,7 +8,8 @@ import shutil
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from uuid import UUID
@@ -16,7 +17,7 @@ from uuid import UUID
 import psycopg
 import pyrage
 import pytest
-from things import Sql
+from things import TABLE, Sql
 
 from chassis.app import load_app
 from chassis.backup import dump, streams
@@ -25,6 +26,7 @@ from chassis.backup.dump import backup, program
 from chassis.backup.restore import restore
 from chassis.backup.store import Manifest, Store, new_name
 from chassis.data import heads, migrate, roles
+from chassis.data.catalog import catalog_problems
 from chassis.dev.postgres import Postgres, binaries
 from chassis.dev.processes import free_port, is_busy
 from chassis.failure import Failure
@@ -559,16 +561,52 @@ def test_a_drill_restores_starts_the_service_uses_it_and_measures(
 
 
 def test_a_server_without_a_superuser_will_do(make: Make, tmp_path: Path) -> None:
-    """As those are that others manage: the first user may make roles and databases, and no more."""
-    server = Postgres(tmp_path / "managed", durable=False)
-    server.start()
-    try:
-        with psycopg.connect(server.dsn("postgres")) as admin:
-            password = server.password
-            admin.execute(f"create role first login createdb createrole bypassrls password '{password}'".encode())
-        backup(make())
+    backup(make())
+    with managed(tmp_path) as server:
         assert drill(make(), server.dsn("postgres", "first")) == 0
         assert leftovers(server) == []
+
+
+def test_where_nobody_can_give_bypassrls_a_policy_shows_all_rows_and_a_table_without_it_is_an_error(
+    make: Make, tmp_path: Path, folder: Path
+) -> None:
+    with managed(tmp_path) as server:
+        superuser, first = (server.dsn("source", user) for user in ("postgres", "first"))
+        source = server.dsn("source", roles.BACKUP)
+        settings = make(BACKUP_DATABASE_URL=source)
+        assert migrate.migrate(first, source) == "current"
+        with psycopg.connect(superuser, autocommit=True) as admin:
+            assert admin.execute("select bool_or(rolbypassrls) from pg_roles where not rolsuper").fetchone() == (False,)
+            admin.execute(TABLE.encode())
+            admin.execute("insert into things (tenant_id, name) values (%s, 'one'), (%s, 'another')", [A, B])
+            admin.execute(f'alter table things owner to "{roles.MIGRATOR}"'.encode())
+            assert "things: the backup role is bound" in refused(lambda: backup(settings))
+
+            migrate.migrate(first)
+            tables = backup(settings).tables
+            assert tables["public.things"].tenants == {str(A): 1, str(B): 1}
+            restore(settings, server.dsn("target", "first"))
+
+            admin.execute("create policy narrow on things as restrictive for select using (name = 'one')")
+            assert "things: the backup role is bound" in refused(lambda: backup(settings))
+            admin.execute("drop policy narrow on things; alter policy backup on things using (name = 'one')")
+            assert "things: the backup role is bound" in refused(lambda: backup(settings))
+            assert len(list(folder.glob("*.json"))) == 1
+        with psycopg.connect(server.dsn("target")) as target:
+            assert catalog_problems(target) == []
+
+
+@contextmanager
+def managed(folder: Path) -> Generator[Postgres]:
+    """A server as those are that others manage: its user `first` may make roles and databases, and no more."""
+    server = Postgres(folder / "managed", durable=False)
+    server.start()
+    try:
+        with psycopg.connect(server.dsn("postgres"), autocommit=True) as admin:
+            admin.execute(f"create role first login createdb createrole password '{server.password}'".encode())
+            for name in ("source", "target"):
+                admin.execute(f"create database {name} owner first".encode())
+        yield server
     finally:
         server.stop()
 

@@ -1,8 +1,8 @@
-"""What stands in for `docker compose` when deploy.sh is tried: the same commands, and processes for containers.
+"""What stands in for `docker compose` when deploy.sh and runbooks are tried: their commands, on processes.
 
 A replica in place 3 is `chassis serve` on port 8000 of an address that ends in .13, as its container's would. An image
 is a folder of `releases/`, with migrations and variables of its own; a container has those of host.env as well.
-Whatever deploy.sh asks for that is not known here is an error.
+Whatever they ask for that is not known here is an error.
 """
 
 import json
@@ -12,7 +12,9 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 HOST = Path("host").absolute()
 PROCESSES = HOST / "processes"
@@ -44,7 +46,8 @@ def main(arguments: list[str]) -> int:
     if command.startswith("exec -T gateway sh -c ") and command.endswith(" -s reload"):
         os.kill(int((HOST / "nginx.pid").read_text()), signal.SIGHUP)
         return 0
-    return of_place(arguments, variables)
+    code = of_runbook(arguments)
+    return of_place(arguments, variables) if code is None else code
 
 
 def of_place(arguments: list[str], variables: dict[str, str]) -> int:
@@ -72,6 +75,45 @@ def of_place(arguments: list[str], variables: dict[str, str]) -> int:
     return 0
 
 
+def of_runbook(arguments: list[str]) -> int | None:
+    """A command that an operator types; None for all others."""
+    match arguments:
+        case ["ps", "--all"]:
+            print(*(f"app-{place} {process_of(place)}" for place in "123"), sep="\n")
+        case ["logs", "--no-log-prefix", "--since=15m", *services]:
+            logs = [PROCESSES / f"{service[-1]}.log" for service in services]
+            print(*(log.read_text() for log in logs if log.exists()), sep="")
+        case ["stop", "backups"] | ["up", "--detach", "--force-recreate", "backups"]:
+            assert os.environ["RELEASE"]
+        case ["stop", *services] if len(services) > 1 and "--timeout" not in services:
+            for service in services:
+                stop(service[-1], 30)
+        case ["exec", "-T", "postgres", "sh", "-c", script, *rest]:
+            return subprocess.call(["sh", "-c", script.replace("/run/secrets/", "host/secrets/"), *rest])
+        case ["exec", "-T", "gateway", "nginx", *_, "-s", "reload"]:
+            os.kill(int((HOST / "nginx.pid").read_text()), signal.SIGHUP)
+        case ["run", "--rm", *rest] if "backups" in rest:
+            return run_once(rest)
+        case _:
+            return None
+    return 0
+
+
+def run_once(arguments: list[str]) -> int:
+    """A command in a container of its own, where a file of the host has another name."""
+    mounted, more = dict[str, str](), dict[str, str]()
+    while arguments[0].startswith("--"):
+        option, _, value = arguments.pop(0).partition("=")
+        if option == "--volume":
+            outside, inside, _ = value.split(":")
+            mounted[inside] = outside
+        else:
+            assert option == "--env", option
+            variable, _, path = value.partition("=")
+            more[variable] = mounted[path]
+    return run(arguments[1:], os.environ["RELEASE"], more)
+
+
 def values(file: str | Path) -> dict[str, str]:
     return dict(line.split("=", 1) for line in Path(file).read_text().splitlines())
 
@@ -83,10 +125,11 @@ def environment_of(image: str) -> dict[str, str]:
     return os.environ | password | values("host/host.env") | own
 
 
-def run(command: list[str], image: str) -> int:
-    """Run a command as in a container of that release."""
+def run(command: list[str], image: str, more: Mapping[str, str] = MappingProxyType({})) -> int:
+    """Run a command as in a container of that release, which may have variables more."""
     program = [sys.executable, "-m", "chassis.cli"] if command[0] == "chassis" else [command[0]]
-    return subprocess.call([*program, *command[1:]], cwd=HOST / "releases" / image, env=environment_of(image))
+    environment = environment_of(image) | {**more}
+    return subprocess.call([*program, *command[1:]], cwd=HOST / "releases" / image, env=environment)
 
 
 def start(place: str, address: str, image: str) -> None:

@@ -26,7 +26,7 @@ locals {
   answers = jsondecode(file("${path.module}/../answers.json"))
   name    = "${local.answers.name}-${var.environment}"
   versions = merge(
-    { app_secret_key = 1, database_app = 1, database_migrator = 1 },
+    { app_secret_key = 1, database_app = 1, database_backup = 1, database_migrator = 1 },
     local.answers.valkey ? { valkey = 1 } : {},
     var.versions,
   )
@@ -102,6 +102,10 @@ ephemeral "aws_secretsmanager_secret_version" "database_app" {
   secret_id = aws_secretsmanager_secret_version.made["database_app"].secret_id
 }
 
+ephemeral "aws_secretsmanager_secret_version" "database_backup" {
+  secret_id = aws_secretsmanager_secret_version.made["database_backup"].secret_id
+}
+
 ephemeral "aws_secretsmanager_secret_version" "database_migrator" {
   secret_id = aws_secretsmanager_secret_version.made["database_migrator"].secret_id
 }
@@ -124,6 +128,12 @@ output "versions" {
 output "database_app" {
   description = "The password, for arguments that are written and never read."
   value       = ephemeral.aws_secretsmanager_secret_version.database_app.secret_string
+  ephemeral   = true
+}
+
+output "database_backup" {
+  description = "The password, for arguments that are written and never read."
+  value       = ephemeral.aws_secretsmanager_secret_version.database_backup.secret_string
   ephemeral   = true
 }
 

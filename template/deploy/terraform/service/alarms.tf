@@ -11,13 +11,14 @@ locals {
     balancer-errors = { metric = "HTTPCode_ELB_5XX_Count", namespace = "AWS/ApplicationELB", of = local.edge, statistic = "Sum", limit = 10 }
     latency         = { metric = "TargetResponseTime", namespace = "AWS/ApplicationELB", of = local.edge, statistic = "p99", limit = 1 }
     not-ready       = { metric = "UnHealthyHostCount", namespace = "AWS/ApplicationELB", of = local.target, statistic = "Maximum", limit = 0 }
-    none-ready      = { metric = "HealthyHostCount", namespace = "AWS/ApplicationELB", of = local.target, statistic = "Minimum", limit = 1, below = true }
+    none-ready      = { metric = "HealthyHostCount", namespace = "AWS/ApplicationELB", of = local.target, statistic = "Minimum", limit = 1, below = true, missing = "breaching" }
     tasks-cpu       = { metric = "CPUUtilization", namespace = "AWS/ECS", of = local.tasks, statistic = "Average", limit = 85 }
     tasks-memory    = { metric = "MemoryUtilization", namespace = "AWS/ECS", of = local.tasks, statistic = "Maximum", limit = 85 }
     database-cpu    = { metric = "CPUUtilization", namespace = "AWS/RDS", of = local.database, statistic = "Average", limit = 85 }
     database-disk   = { metric = "FreeStorageSpace", namespace = "AWS/RDS", of = local.database, statistic = "Minimum", limit = 2147483648, below = true }
     database-memory = { metric = "FreeableMemory", namespace = "AWS/RDS", of = local.database, statistic = "Minimum", limit = 67108864, below = true }
-    certificate     = { metric = "DaysToExpiry", namespace = "AWS/CertificateManager", of = { CertificateArn = module.edge.certificate_arn }, statistic = "Minimum", limit = 21, below = true, period = 86400 }
+    backups         = { metric = "BackupsMade", namespace = local.name, of = {}, statistic = "Sum", limit = 1, below = true, missing = "breaching", period = 3600, periods = 26 }
+    certificate     = { metric = "DaysToExpiry", namespace = "AWS/CertificateManager", of = { CertificateArn = module.edge.certificate_arn }, statistic = "Minimum", limit = 21, below = true, period = 86400, periods = 1 }
   }, local.shared_store.alarms)
 }
 
@@ -43,11 +44,23 @@ resource "aws_cloudwatch_metric_alarm" "this" {
   comparison_operator = try(each.value.below, false) ? "LessThanThreshold" : "GreaterThanThreshold"
   threshold           = each.value.limit
   period              = try(each.value.period, 60)
-  evaluation_periods  = try(each.value.period, 60) == 60 ? 5 : 1
-  # Nobody asks at night, and then there is nothing to measure; but no task at all is no silence.
-  treat_missing_data = each.key == "none-ready" ? "breaching" : "notBreaching"
+  evaluation_periods  = try(each.value.periods, 5)
+  # Nobody asks at night, and then there is nothing to measure; but no task at all, or no backup, is no silence.
+  treat_missing_data = try(each.value.missing, "notBreaching")
   alarm_actions      = [aws_sns_topic.alarms.arn]
   ok_actions         = [aws_sns_topic.alarms.arn]
+}
+
+# What `chassis backup` says when it has one.
+resource "aws_cloudwatch_log_metric_filter" "backups" {
+  name           = "${local.name}-backups"
+  log_group_name = module.compute.log_group.name
+  pattern        = "{ $.event = \"backup made\" }"
+  metric_transformation {
+    namespace = local.name
+    name      = "BackupsMade"
+    value     = "1"
+  }
 }
 
 # Of the whole account: what nobody has tagged costs as well.

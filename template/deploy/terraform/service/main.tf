@@ -10,6 +10,8 @@ terraform {
   }
 }
 
+data "aws_region" "this" {}
+
 locals {
   answers    = jsondecode(file("${path.module}/../answers.json"))
   name       = "${local.answers.name}-${var.environment}"
@@ -79,12 +81,20 @@ module "database" {
 }
 
 module "compute" {
-  source                  = "./compute"
-  name                    = local.name
-  tasks                   = var.tasks
-  variables               = local.variables
-  secrets                 = local.secrets
-  migrator_secrets        = { MIGRATOR_DATABASE_URL = module.database.secrets["migrator_database_url"] }
+  source    = "./compute"
+  name      = local.name
+  tasks     = var.tasks
+  variables = local.variables
+  secrets   = local.secrets
+  migrator_secrets = {
+    MIGRATOR_DATABASE_URL = module.database.secrets["migrator_database_url"]
+    BACKUP_DATABASE_URL   = module.database.secrets["backup_database_url"]
+  }
+  backup = {
+    recipients   = var.backup_recipients
+    database_url = module.database.secrets["backup_database_url"]
+    bucket       = module.storage.backups
+  }
   image                   = "${aws_ecr_repository.this.repository_url}:none"
   vpc_id                  = module.network.vpc_id
   subnets                 = module.network.private_subnets

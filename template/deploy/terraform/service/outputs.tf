@@ -15,6 +15,8 @@ output "smtp_url_secret" {
 output "deployment" {
   description = "What a deployment works with."
   value = {
+    environment    = var.environment
+    region         = data.aws_region.this.name
     role           = module.pipeline.role_arn
     repository     = aws_ecr_repository.this.repository_url
     cluster        = module.compute.cluster.name

@@ -27,14 +27,20 @@ mock_provider "aws" {
   mock_resource "aws_cloudwatch_log_group" {
     defaults = { arn = "arn:aws:logs:eu-central-1:111111111111:log-group:mock" }
   }
-  mock_resource "aws_iam_role" {
-    defaults = { arn = "arn:aws:iam::111111111111:role/mock" }
-  }
   mock_resource "aws_lb" {
     defaults = { arn = "arn:aws:elasticloadbalancing:eu-central-1:111111111111:loadbalancer/app/mock/1" }
   }
   mock_resource "aws_lb_target_group" {
     defaults = { arn = "arn:aws:elasticloadbalancing:eu-central-1:111111111111:targetgroup/mock/1" }
+  }
+  mock_resource "aws_ecs_cluster" {
+    defaults = { arn = "arn:aws:ecs:eu-central-1:111111111111:cluster/mock" }
+  }
+  mock_resource "aws_ecs_task_definition" {
+    defaults = { arn_without_revision = "arn:aws:ecs:eu-central-1:111111111111:task-definition/mock" }
+  }
+  mock_resource "aws_iam_role" {
+    defaults = { arn = "arn:aws:iam::111111111111:role/mock" }
   }
   mock_resource "aws_sns_topic" {
     defaults = { arn = "arn:aws:sns:eu-central-1:111111111111:mock" }
@@ -54,11 +60,12 @@ variables {
   production  = true
   protected   = true
   secrets = {
-    arns     = { app_secret_key = "arn:key", database_app = "arn:app", database_migrator = "arn:migrator", valkey = "arn:valkey" }
-    versions = { app_secret_key = 1, database_app = 1, database_migrator = 1, valkey = 1 }
+    arns     = { app_secret_key = "arn:key", database_app = "arn:app", database_backup = "arn:backup", database_migrator = "arn:migrator", valkey = "arn:valkey" }
+    versions = { app_secret_key = 1, database_app = 1, database_backup = 1, database_migrator = 1, valkey = 1 }
     key_arn  = "arn:aws:kms:eu-central-1:111111111111:key/mock"
   }
-  passwords          = { database_app = "one", database_migrator = "another" }
+  passwords          = { database_app = "one", database_backup = "two", database_migrator = "three" }
+  backup_recipients  = ["age1ql3z7hjy54pw3hyww5ayyfg7zqgvc7w3j2elw8zmrj2kg5sfn9aqmcac8p"]
   zones              = ["eu-central-1a", "eu-central-1b"]
   domain             = "api.example.com"
   zone_id            = "Z1"
@@ -88,6 +95,14 @@ run "whole" {
     error_message = "The server is not to have the migrator's address."
   }
   assert {
+    condition     = aws_cloudwatch_metric_alarm.this["backups"].treat_missing_data == "breaching" && aws_cloudwatch_metric_alarm.this["backups"].period * aws_cloudwatch_metric_alarm.this["backups"].evaluation_periods == 26 * 3600
+    error_message = "A day without a backup must be heard of."
+  }
+  assert {
+    condition     = aws_cloudwatch_metric_alarm.this["backups"].metric_name == aws_cloudwatch_log_metric_filter.backups.metric_transformation[0].name && aws_cloudwatch_metric_alarm.this["backups"].namespace == aws_cloudwatch_log_metric_filter.backups.metric_transformation[0].namespace
+    error_message = "The alarm must count what the log says of backups."
+  }
+  assert {
     condition     = local.variables["APP_TRUSTED_PROXIES"] == "10.20.0.0/24,10.20.1.0/24"
     error_message = "The service is to believe the load balancer's networks, and no others."
   }
@@ -109,6 +124,40 @@ run "a_subject_for_every_branch" {
   expect_failures = [var.github_subject]
 }
 
+run "a_subject_with_half_of_its_numbers" {
+  command = plan
+  variables {
+    github_subject = "repo:example-org@1/my-service"
+  }
+  expect_failures = [var.github_subject]
+}
+
+run "a_backup_for_a_private_key" {
+  command = plan
+  variables {
+    backup_recipients = ["AGE-SECRET-KEY-1QQQQQQQQQQQQQQQQQQQQQQQQQQQQQQQQQQQQQQQQQQQQQQQQQQQQQQQQQQQQQ"]
+  }
+  expect_failures = [var.backup_recipients]
+}
+
+run "a_backup_for_nobody" {
+  command = plan
+  module {
+    source = "./compute"
+  }
+  variables {
+    variables               = {}
+    secrets                 = {}
+    migrator_secrets        = {}
+    backup                  = { recipients = [], database_url = "arn:backup", bucket = { name = "backups", arn = "arn:aws:s3:::backups" } }
+    image                   = "registry/shop:none"
+    balancer_security_group = "sg-balancer"
+    target_group_arn        = "arn:aws:elasticloadbalancing:eu-central-1:111111111111:targetgroup/mock/1"
+    stores                  = {}
+  }
+  expect_failures = [aws_scheduler_schedule.backup]
+}
+
 run "an_environment_that_nobody_knows" {
   command = plan
   variables {
@@ -126,7 +175,7 @@ run "database_in_production" {
     tasks_security_group = "sg-tasks"
     class                = "db.t4g.micro"
     gigabytes            = 20
-    versions             = { database_app = 1, database_migrator = 1 }
+    versions             = { database_app = 1, database_backup = 1, database_migrator = 1 }
   }
   assert {
     condition     = aws_db_instance.this.multi_az
@@ -176,7 +225,7 @@ run "database_in_staging" {
     tasks_security_group = "sg-tasks"
     class                = "db.t4g.micro"
     gigabytes            = 20
-    versions             = { database_app = 1, database_migrator = 1 }
+    versions             = { database_app = 1, database_backup = 1, database_migrator = 1 }
   }
   assert {
     condition     = !aws_db_instance.this.multi_az && aws_db_instance.this.backup_retention_period >= 7 && aws_db_instance.this.deletion_protection
@@ -198,7 +247,7 @@ run "database_where_its_authority_is_not_known" {
     tasks_security_group = "sg-tasks"
     class                = "db.t4g.micro"
     gigabytes            = 20
-    versions             = { database_app = 1, database_migrator = 1 }
+    versions             = { database_app = 1, database_backup = 1, database_migrator = 1 }
   }
   expect_failures = [aws_db_instance.this]
 }
@@ -242,9 +291,14 @@ run "compute" {
     source = "./compute"
   }
   variables {
-    variables               = { APP_ENVIRONMENT = "production" }
-    secrets                 = { DATABASE_URL = "arn:app" }
-    migrator_secrets        = { MIGRATOR_DATABASE_URL = "arn:migrator" }
+    variables        = { APP_ENVIRONMENT = "production" }
+    secrets          = { DATABASE_URL = "arn:app" }
+    migrator_secrets = { MIGRATOR_DATABASE_URL = "arn:migrator" }
+    backup = {
+      recipients   = ["age1"]
+      database_url = "arn:backup"
+      bucket       = { name = "shop-backups", arn = "arn:aws:s3:::shop-backups" }
+    }
     image                   = "registry/shop:none"
     balancer_security_group = "sg-balancer"
     target_group_arn        = "arn:aws:elasticloadbalancing:eu-central-1:111111111111:targetgroup/mock/1"
@@ -283,6 +337,30 @@ run "compute" {
     error_message = "What starts the server may read the server's secrets, and no others."
   }
   assert {
+    condition     = toset(jsondecode(aws_ecs_task_definition.this["backup"].container_definitions)[0].secrets[*].name) == toset(["DATABASE_URL", "BACKUP_DATABASE_URL"])
+    error_message = "What backs up has the address of the backup role, and not the migrator's."
+  }
+  assert {
+    condition     = toset([for variable in jsondecode(aws_ecs_task_definition.this["backup"].container_definitions)[0].environment : variable.name if !contains(keys(var.variables), variable.name)]) == toset(["APP_BACKUP_URL", "APP_BACKUP_RECIPIENTS", "AWS_REGION", "AWS_CHECKSUM_ALGORITHM"])
+    error_message = "What backs up must know where to, and whom for."
+  }
+  assert {
+    condition     = toset(flatten([for statement in jsondecode(aws_iam_role_policy.backup.policy).Statement : statement.Action if startswith(statement.Resource, "arn:aws:s3:")])) == toset(["s3:ListBucket", "s3:AbortMultipartUpload", "s3:DeleteObject", "s3:GetObject", "s3:PutObject"])
+    error_message = "What backs up must not remove a version, nor its lock."
+  }
+  assert {
+    condition     = aws_ecs_task_definition.this["backup"].task_role_arn == aws_iam_role.backup.arn && aws_ecs_task_definition.this["serve"].task_role_arn == aws_iam_role.task.arn
+    error_message = "Only what backs up may write to the bucket."
+  }
+  assert {
+    condition     = aws_scheduler_schedule.backup.schedule_expression == "cron(0 1 * * ? *)"
+    error_message = "A backup a day."
+  }
+  assert {
+    condition     = aws_scheduler_schedule.backup.target[0].ecs_parameters[0].task_definition_arn == aws_ecs_task_definition.this["backup"].arn_without_revision
+    error_message = "The newest image backs up, not the one that Terraform knew."
+  }
+  assert {
     condition     = aws_vpc_security_group_ingress_rule.balancer.referenced_security_group_id == "sg-balancer" && aws_vpc_security_group_ingress_rule.balancer.to_port == 8000
     error_message = "Only the load balancer may reach a task, and not the port of its metrics."
   }
@@ -295,7 +373,7 @@ run "pipeline" {
   variables {
     cluster        = { name = "shop", arn = "arn:aws:ecs:eu-central-1:111111111111:cluster/shop" }
     service_arn    = "arn:aws:ecs:eu-central-1:111111111111:service/shop/serve"
-    families       = { serve = "shop-serve", migrate = "shop-migrate" }
+    families       = { serve = "shop-serve", migrate = "shop-migrate", backup = "shop-backup" }
     role_arns      = ["arn:aws:iam::111111111111:role/task"]
     log_group_arn  = "arn:aws:logs:eu-central-1:111111111111:log-group:shop"
     repository_arn = "arn:aws:ecr:eu-central-1:111111111111:repository/shop"

@@ -14,7 +14,7 @@ variable "secrets" {
 
 variable "passwords" {
   description = "Of the database's users. They are written to where they are needed, and kept in no state."
-  type        = object({ database_app = string, database_migrator = string })
+  type        = object({ database_app = string, database_backup = string, database_migrator = string })
   ephemeral   = true
   sensitive   = true
 }
@@ -40,11 +40,20 @@ variable "mail_from" {
   type        = string
 }
 
+variable "backup_recipients" {
+  description = "The public age keys that backups are encrypted for."
+  type        = list(string)
+  validation {
+    condition     = alltrue([for key in var.backup_recipients : can(regex("^age1[02-9ac-hj-np-z]{58}$", key))])
+    error_message = "backup_recipients are public age keys, which begin with age1."
+  }
+}
+
 variable "github_subject" {
-  description = "How the subject of this repository's tokens begins: repo:owner/name, or repo:owner@123/name@456."
+  description = "How the subject of this repository's tokens begins: repo:owner/name, or repo:owner@123/name@456. :environment:NAME follows."
   type        = string
   validation {
-    condition     = can(regex("^repo:[A-Za-z0-9-]+(@[0-9]+)?/[A-Za-z0-9._-]+(@[0-9]+)?$", var.github_subject))
+    condition     = can(regex("^repo:([A-Za-z0-9-]+/[A-Za-z0-9._-]+|[A-Za-z0-9-]+@[0-9]+/[A-Za-z0-9._-]+@[0-9]+)$", var.github_subject))
     error_message = "github_subject must name one repository exactly, such as repo:owner/name."
   }
 }

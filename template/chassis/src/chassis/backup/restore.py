@@ -117,6 +117,7 @@ def load(store: Store, manifest: Manifest, key: str, url: str, pg_restore: str) 
         restoring.check()
     with connected(url, autocommit=True) as connection:
         connection.execute(SQL("set role {}").format(Identifier(roles.MIGRATOR)))
+        connection.execute(roles.open_to_backup().encode())  # where it was backed up, the role may have needed none
         connection.execute("analyze")
     tell("backup restored", f"Restored {manifest.rows:,} rows.", rows=manifest.rows)
 

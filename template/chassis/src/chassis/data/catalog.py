@@ -15,6 +15,11 @@ from chassis.data.tenancy import WITHOUT_TENANTS
 # As PostgreSQL prints the condition of `tenancy.tenant_table`.
 _MINE = "(tenant_id = (NULLIF(current_setting('app.tenant_id'::text, true), ''::text))::uuid)"
 
+# A policy that shows all rows, to the backup role alone.
+_FOR_BACKUP: LiteralString = """
+    p.polcmd = 'r' and p.polroles = array[{backup}::regrole::oid] and pg_get_expr(p.polqual, p.polrelid) = 'true'
+"""
+
 # Relations that are the service's own, and the tables among them that belong to tenants.
 _OURS: LiteralString = """
     with ours as (
@@ -31,6 +36,16 @@ _OURS: LiteralString = """
         ) as tenant_id
         from ours where relkind in ('r', 'p') and not is_shared
     )
+"""
+
+_HIDDEN: LiteralString = """
+    select name || ': the backup role is bound by row-level security, and no policy shows it all rows: migrate again'
+    from ours
+    where relkind in ('r', 'p') and relrowsecurity
+      and not (select rolbypassrls or rolsuper from pg_roles where rolname = {backup})
+      and (not exists (select from pg_policy p where p.polrelid = ours.oid and p.polpermissive and {for_backup})
+           or exists (select from pg_policy p where p.polrelid = ours.oid and not p.polpermissive
+                      and p.polcmd in ('r', '*') and p.polroles && array[0::oid, {backup}::regrole::oid]))
 """
 
 _CHECKS: tuple[LiteralString, ...] = (
@@ -61,7 +76,7 @@ _CHECKS: tuple[LiteralString, ...] = (
     """
     select t.name || ': policy ' || p.polname || ' lets more through than the rows of the tenant'
     from tenants t join pg_policy p on p.polrelid = t.oid
-    where p.polpermissive
+    where p.polpermissive and not ({for_backup})
       and (   (p.polcmd <> 'a' and pg_get_expr(p.polqual, p.polrelid) is distinct from {mine})
            or (p.polcmd = 'a' and pg_get_expr(p.polwithcheck, p.polrelid) is distinct from {mine})
            or (p.polcmd in ('w', '*') and coalesce(pg_get_expr(p.polwithcheck, p.polrelid), {mine}) <> {mine}))
@@ -139,8 +154,8 @@ _CHECKS: tuple[LiteralString, ...] = (
     """
     select p.oid::regprocedure || ': the app role may call it, and it runs as ' || r.rolname || ', who sees all tenants'
     from pg_proc p join pg_roles r on r.oid = p.proowner join pg_namespace n on n.oid = p.pronamespace
-    where p.prosecdef and (r.rolsuper or r.rolbypassrls) and has_function_privilege({app}, p.oid, 'execute')
-      and n.nspname !~ '^pg_' and n.nspname <> 'information_schema'
+    where p.prosecdef and (r.rolsuper or r.rolbypassrls or r.rolname = {backup})
+      and has_function_privilege({app}, p.oid, 'execute') and n.nspname !~ '^pg_' and n.nspname <> 'information_schema'
     """,
     """
     select name || ': the backup role cannot read it'
@@ -154,19 +169,28 @@ _CHECKS: tuple[LiteralString, ...] = (
     where relkind in ('r', 'p', 'v', 'f')
       and has_table_privilege({backup}, oid, 'insert, update, delete, truncate')
     """,
-    """
-    select 'the backup role ' || {backup} || ' is bound by row-level security: it would save empty tables'
-    from pg_roles where rolname = {backup} and not rolbypassrls
-    """,
+    _HIDDEN,
 )
 
 
 def catalog_problems(connection: Connection[TupleRow]) -> list[str]:
     """Every problem of the database, one a line; none is what a test expects. Any role may ask."""
+    return _problems(connection, *_CHECKS)
+
+
+def hidden_from_backup(connection: Connection[TupleRow]) -> list[str]:
+    """The tables that would come into a backup without all of their rows, one a line. Any role may ask."""
+    return _problems(connection, _HIDDEN)
+
+
+def _problems(connection: Connection[TupleRow], *checks: LiteralString) -> list[str]:
     values = {"app": APP, "migrator": MIGRATOR, "backup": BACKUP, "mine": _MINE, "without_tenants": WITHOUT_TENANTS}
     literals = {name: Literal(value) for name, value in values.items()}
+    for_backup = SQL(_FOR_BACKUP).format(**literals)
     return [
         problem
-        for check in _CHECKS
-        for (problem,) in connection.execute(SQL(_OURS + check + " order by 1").format(**literals))
+        for check in checks
+        for (problem,) in connection.execute(
+            SQL(_OURS + check + " order by 1").format(**literals, for_backup=for_backup)
+        )
     ]

@@ -171,8 +171,11 @@ def _upgrade(connection: Connection[TupleRow]) -> heads.State:
 
 def _upgrade_once(engine: Engine) -> heads.State:
     config = alembic_config()
-    with engine.connect() as config.attributes["connection"]:
+    with engine.connect() as connection:
+        config.attributes["connection"] = connection
         command.upgrade(config, "heads")
+        connection.exec_driver_sql(roles.open_to_backup())
+        connection.commit()
     _log.info("the database is up to date")
     return "current"
 

@@ -2,7 +2,8 @@
 
 - migrator owns every object and cannot log in: migrations reach it with SET ROLE.
 - app is what the service connects as: row-level security binds it, and it can change no schema.
-- backup reads everything and writes nothing.
+- backup reads everything and writes nothing: by BYPASSRLS where the login has that to give; else, as on a PostgreSQL
+  that others manage, by a policy of each table that is for it alone.
 
 Roles belong to the whole cluster and not to one database, so others may be making them at this very moment.
 """
@@ -51,14 +52,32 @@ _IN_CHASSIS: LiteralString = """
     alter default privileges grant usage on schemas to {backup};
 """
 
+_BYPASSES: LiteralString = "select rolsuper or rolbypassrls from pg_roles where rolname = current_user"
+
+# For each table that would hide rows from the backup role.
+_FOR_BACKUP: LiteralString = """
+    do $do$
+    declare closed regclass;
+    begin
+        for closed in
+            select c.oid from pg_class c join pg_namespace n on n.oid = c.relnamespace
+            where c.relkind in ('r', 'p') and c.relrowsecurity and n.nspname !~ '^pg_'
+              and not (select rolbypassrls from pg_roles where rolname = {name})
+              and not exists (select from pg_policy p where p.polrelid = c.oid and p.polname = 'backup')
+        loop
+            execute 'create policy backup on ' || closed || ' for select to ' || quote_ident({name}) || ' using (true)';
+        end loop;
+    end $do$
+"""
+
 _NAMES = {"migrator": Identifier(MIGRATOR), "app": Identifier(APP), "backup": Identifier(BACKUP)}
 
 
 def bootstrap(connection: Connection[TupleRow]) -> None:
     """Make the roles, the schema `chassis` and what each role may do in this database; change nothing that is right.
 
-    The login must own the database and, until the roles exist, have CREATEROLE and BYPASSRLS, as a superuser and the
-    first user of a managed PostgreSQL have. Raises psycopg.Error. The connection is in autocommit mode.
+    The login must own the database and, until the roles exist, have CREATEROLE, as a superuser and the first user of a
+    managed PostgreSQL have. Raises psycopg.Error. The connection is in autocommit mode.
     """
     prepare(connection)
     with connection.transaction():
@@ -73,6 +92,16 @@ def prepare(connection: Connection[TupleRow]) -> None:
     with connection.transaction():
         close_database(connection, connection.info.dbname)
         connection.execute(SQL(_IN_PUBLIC).format(**_NAMES))
+
+
+def open_to_backup() -> str:
+    """The SQL that lets the backup role see all rows of all tables. For the migrator, when tables may be new."""
+    return SQL(_FOR_BACKUP).format(name=Literal(BACKUP)).as_string()
+
+
+def bypasses(connection: Connection[TupleRow]) -> bool:
+    """Whether row-level security does not bind the connection's role."""
+    return connection.execute(_BYPASSES).fetchone() == (True,)
 
 
 def close_database(connection: Connection[TupleRow], database: str) -> None:
@@ -91,6 +120,8 @@ def _make(connection: Connection[TupleRow], role: str, wanted: set[str]) -> None
     columns = SQL(", ").join(Identifier(column) for column in _ATTRIBUTES)
     found = connection.execute(SQL("select {} from pg_roles where rolname = {}").format(columns, role)).fetchone()
     have = {column for column, is_set in zip(_ATTRIBUTES, found or (), strict=False) if is_set}
+    if "rolbypassrls" in wanted - have and not bypasses(connection):
+        wanted = wanted - {"rolbypassrls"}  # only who has it can give it
     changes = [_ATTRIBUTES[column][column not in wanted] for column in wanted ^ have]
     if found is None or changes:
         statement = SQL("create role {} {}" if found is None else "alter role {} {}")

@@ -17,6 +17,9 @@ from contextlib import contextmanager
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
+from urllib.parse import unquote, urlsplit, urlunsplit
+
+import psycopg
 
 from chassis.dev.processes import Unprivileged, command_line, free_port, runs, unprivileged
 from chassis.failure import Failure
@@ -201,6 +204,40 @@ class Postgres:
         except OSError:
             return False
         return True
+
+
+class GivenPostgres(Postgres):
+    """A server that somebody else runs, as the superuser of `url` sees it. In `directory` is only what we note."""
+
+    def __init__(self, directory: Path, url: str) -> None:
+        super().__init__(directory)
+        self._url = urlsplit(url)
+
+    def dsn(self, database: str, user: str = SUPERUSER) -> str:
+        user = self._url.username if user == SUPERUSER and self._url.username else user
+        netloc = f"{user}:{self._url.password}@{self._url.hostname}:{self.port}"
+        return urlunsplit(self._url._replace(netloc=netloc, path=f"/{database}"))
+
+    @property
+    def password(self) -> str:
+        return unquote(self._url.password or "")
+
+    @property
+    def port(self) -> int:
+        return self._url.port or 5432
+
+    def start(self) -> None:
+        """Check that it is of our major. Raises PostgresFailed."""
+        try:
+            with psycopg.connect(self.dsn("postgres"), connect_timeout=10) as connection:
+                major = connection.info.server_version // 10_000
+        except psycopg.Error as error:
+            raise PostgresFailed(" ".join(str(error).split())) from None
+        if major != POSTGRES_MAJOR:
+            raise PostgresFailed(f"the given server is of PostgreSQL {major}, and not {POSTGRES_MAJOR}")
+
+    def stop(self) -> None:
+        """Leave it as it is."""
 
 
 @cache

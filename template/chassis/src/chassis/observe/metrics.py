@@ -27,6 +27,7 @@ pool_in_use = Gauge("db_pool_in_use", "Connections that are in use.")
 pool_wait = Histogram("db_pool_wait_seconds", "Time that requests waited for a connection.", buckets=_SECONDS)
 refused_by_limit = Counter("rate_limited_requests", "Requests that a limit refused.", ("rule",))
 loop_lag = Gauge("event_loop_lag_seconds", "How much later than asked the event loop ran its last check.")
+ready = Gauge("service_ready", "1 if /readyz welcomed traffic when these metrics were asked for, 0 if not.")
 draining = Gauge("service_draining", "1 while the process finishes its work before it exits.")
 build = Gauge("service_info", "Always 1; its labels say what runs.", ("service", "version", "revision"))
 

@@ -5,7 +5,6 @@ variable "name" {
   type = string
 }
 
-
 variable "tasks" {
   type = object({ cpu = number, memory = number, min = number, max = number })
 }
@@ -22,6 +21,15 @@ variable "secrets" {
 variable "migrator_secrets" {
   description = "What `chassis migrate` has on top."
   type        = map(string)
+}
+
+variable "backup" {
+  description = "What `chassis backup` has on top, and where it writes to."
+  type = object({
+    recipients   = list(string)
+    database_url = string
+    bucket       = object({ name = string, arn = string })
+  })
 }
 
 variable "image" {
@@ -53,6 +61,8 @@ variable "key_arn" {
   type = string
 }
 
+data "aws_caller_identity" "this" {}
+
 data "aws_region" "this" {}
 
 locals {
@@ -65,7 +75,6 @@ locals {
     linuxParameters        = { initProcessEnabled = true, capabilities = { drop = ["ALL"], add = [] } }
     # More than APP_DRAIN_SECONDS and APP_SHUTDOWN_SECONDS together.
     stopTimeout = 30
-    environment = [for name, value in var.variables : { name = name, value = value }]
     logConfiguration = {
       logDriver = "awslogs"
       options = {
@@ -79,6 +88,8 @@ locals {
   definitions = {
     serve = {
       command      = ["chassis", "serve"]
+      role         = aws_iam_role.task.arn
+      variables    = var.variables
       secrets      = var.secrets
       portMappings = [{ containerPort = 8000, protocol = "tcp" }]
       healthCheck = {
@@ -91,7 +102,23 @@ locals {
     }
     migrate = {
       command      = ["chassis", "migrate"]
+      role         = aws_iam_role.task.arn
+      variables    = var.variables
       secrets      = merge(var.secrets, var.migrator_secrets)
+      portMappings = []
+      healthCheck  = null
+    }
+    backup = {
+      command = ["chassis", "backup"]
+      role    = aws_iam_role.backup.arn
+      variables = merge(var.variables, {
+        APP_BACKUP_URL        = "s3://${var.backup.bucket.name}/${var.name}"
+        APP_BACKUP_RECIPIENTS = join(",", var.backup.recipients)
+        AWS_REGION            = data.aws_region.this.name
+        # A bucket with a lock takes nothing without one.
+        AWS_CHECKSUM_ALGORITHM = "sha256"
+      })
+      secrets      = merge(var.secrets, { BACKUP_DATABASE_URL = var.backup.database_url })
       portMappings = []
       healthCheck  = null
     }
@@ -120,10 +147,11 @@ resource "aws_ecs_task_definition" "this" {
   cpu                      = var.tasks.cpu
   memory                   = var.tasks.memory
   execution_role_arn       = aws_iam_role.start[each.key].arn
-  task_role_arn            = aws_iam_role.task.arn
+  task_role_arn            = each.value.role
   container_definitions = jsonencode([merge(
     local.container,
     { command = each.value.command, portMappings = each.value.portMappings },
+    { environment = [for name, value in each.value.variables : { name = name, value = value }] },
     { secrets = [for name, arn in each.value.secrets : { name = name, valueFrom = arn }] },
     each.value.healthCheck == null ? {} : { healthCheck = each.value.healthCheck },
   )])
@@ -295,7 +323,7 @@ output "security_group" {
 }
 
 output "role_arns" {
-  value = concat(values(aws_iam_role.start)[*].arn, [aws_iam_role.task.arn])
+  value = concat(values(aws_iam_role.start)[*].arn, [aws_iam_role.task.arn, aws_iam_role.backup.arn])
 }
 
 output "log_group" {

@@ -56,6 +56,7 @@ locals {
   migrator = "${var.package}_deploy"
   users = {
     database_url          = { name = "${var.package}_app", password = "database_app" }
+    backup_database_url   = { name = "${var.package}_backup", password = "database_backup" }
     migrator_database_url = { name = local.migrator, password = "database_migrator" }
   }
   # Both asyncpg and libpq read the file, which is in the image.
@@ -200,6 +201,6 @@ output "security_group" {
 }
 
 output "secrets" {
-  description = "Where the addresses are kept: database_url and migrator_database_url."
+  description = "Where the addresses are kept: database_url, backup_database_url and migrator_database_url."
   value       = { for name, version in aws_secretsmanager_secret_version.url : name => version.secret_id }
 }

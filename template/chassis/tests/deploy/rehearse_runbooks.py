@@ -1,0 +1,195 @@
+"""The runbooks, followed to the letter: what they have in blocks of `sh host` is run on a host of the rehearsal.
+
+The database is a server of this test alone, since its passwords change. `make rehearse` runs this.
+"""
+
+import os
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psycopg
+import pytest
+from host import SMOKE, Host
+from pyrage import x25519
+
+from chassis.dev.postgres import Postgres, binaries
+from chassis.features import PACKAGE
+from chassis.testing import WIDE_LIMITS
+
+PAGES = Path(__file__).parents[3] / "docs" / "runbooks"
+SOMEBODY = {"email": "somebody@example.com", "password": "four wandering kettles"}
+
+
+class Stage:
+    """A host on which a release serves, a shell on it, and somebody who uses the service."""
+
+    def __init__(self, folder: Path, server: Postgres) -> None:
+        self.server = server
+        other, key = x25519.Identity.generate(), x25519.Identity.generate()  # while keys change, either one opens it
+        variables = {
+            **WIDE_LIMITS,
+            "APP_ENVIRONMENT": "test",
+            "APP_PUBLIC_URL": "http://localhost",
+            "APP_SMOKE_EMAILS": ",".join(SMOKE),
+            "APP_BACKUP_URL": (folder / "backups").as_uri(),
+            "APP_BACKUP_RECIPIENTS": f"{other.to_public()},{key.to_public()}",
+        }
+        self.host = Host(folder, variables)
+        self.secrets = self.host.state / "secrets"
+        users = {"database_url": "app", "backup_database_url": "backup", "migrator_database_url": "postgres"}
+        for secret, user in users.items():
+            login = user if user == "postgres" else f"{PACKAGE}_{user}"
+            url = f"postgresql://{login}:{server.password}@/{PACKAGE}?host=127.0.0.1&port={server.port}\n"
+            (self.secrets / secret).write_text(url)
+        (self.secrets / "postgres_password").write_text(server.password)
+        (self.secrets / "app_secret_key").write_text("the first one, of 32 characters at least\n")
+        with (self.host.state / "host.env").open("a") as lines:
+            for secret in (*users, "app_secret_key"):
+                lines.write(f"{secret.upper()}_FILE={self.secrets / secret}\n")
+        for name in ("tls.crt", "tls.key"):
+            (self.secrets / name).symlink_to(self.host.state / name)
+        (self.host.state / "restore.key").write_text(f"{key}\n")
+        self.environment = {name: value for name, value in os.environ.items() if not name.startswith("APP_")} | {
+            "PATH": f"{folder / 'bin'}:{Path(sys.executable).parent}:{binaries()}:{os.environ['PATH']}",
+            "PYTHONPATH": str(Path(__file__).parents[1]),
+            "PGHOST": "127.0.0.1",
+            "PGPORT": str(server.port),
+            "TARGET": "deploy@host.example",
+            "IMAGE": "second",
+        }
+
+    def follow(self, page: str, *sections: str) -> str:
+        """Run what a page says at its top and in these sections, or all of it; returns what that printed."""
+        parts = re.split(r"^## (.+)\n", (PAGES / page).read_text(), flags=re.MULTILINE)
+        chosen = [parts[0]]
+        for title, text in zip(parts[1::2], parts[2::2], strict=True):
+            if title in sections or not sections:
+                chosen.append(text)
+        assert len(chosen) > len(sections), "a section is not there any more"
+        blocks = re.findall(r"^```sh host\n(.*?)^```$", "".join(chosen), re.MULTILINE | re.DOTALL)
+        assert blocks
+        folder = PAGES.parents[1] if page == "deploy.md" else self.host.state.parent
+        done = subprocess.run(
+            ["bash", "-eu", "-o", "pipefail", "-c", "".join(blocks)],
+            cwd=folder,
+            env=self.environment,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=300,
+            check=False,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout + done.stderr
+
+    def ask(self, method: str, path: str, token: str = "", **body: Any) -> tuple[int, Any]:
+        """What the service answers through the gateway."""
+        headers = {"Authorization": f"Bearer {token}"} if token else {}
+        url = f"https://localhost:{self.host.port}/v1/{path}"
+        with httpx.Client(verify=self.host.trust, headers=headers) as client:
+            answer = client.request(method, url, json=body or None)
+        return answer.status_code, answer.json() if answer.content else None
+
+    def sign_in(self) -> dict[str, str]:
+        status, tokens = self.ask("POST", "auth/signin", **SOMEBODY)
+        assert status == 200, tokens
+        return tokens
+
+
+@pytest.fixture(scope="module")
+def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
+    folder = tmp_path_factory.mktemp("runbooks")
+    server = Postgres(folder / "postgres", durable=False)
+    server.start()
+    try:
+        with psycopg.connect(server.dsn("postgres"), autocommit=True) as connection:
+            connection.execute(f"create database {PACKAGE}".encode())
+        stage = Stage(folder, server)
+        try:
+            stage.host.deploy(stage.host.release("first"))
+            assert stage.ask("POST", "auth/signup", **SOMEBODY)[0] == 202
+            yield stage
+        finally:
+            stage.host.stop()
+    finally:
+        server.stop()
+
+
+def test_there_are_places_to_look(stage: Stage) -> None:
+    said = stage.follow("alerts.md")
+    assert "active" in said
+    assert list((stage.host.state.parents[2] / "backups").glob("*.json")), "a backup was made by hand"
+
+
+def test_a_signing_key_that_is_known_to_others_goes_at_once_and_sessions_stay(stage: Stage) -> None:
+    tokens = stage.sign_in()
+    assert stage.ask("GET", "auth/sessions", tokens["access_token"])[0] == 200
+    assert "signs from" in stage.follow("keys.md", "Keys that sign tokens")
+    assert stage.ask("GET", "auth/sessions", tokens["access_token"])[0] == 401
+    status, tokens = stage.ask("POST", "auth/refresh", refresh_token=tokens["refresh_token"])
+    assert (status, stage.ask("GET", "auth/sessions", tokens["access_token"])[0]) == (200, 200)
+
+
+def test_with_another_secret_everybody_signs_in_again_and_api_keys_stay(stage: Stage) -> None:
+    tokens = stage.sign_in()
+    status, made = stage.ask("POST", "api-keys", tokens["access_token"], name="kept", scopes=["members:read"])
+    assert status == 201, made
+    stage.follow("keys.md", "APP_SECRET_KEY")
+    assert stage.ask("GET", "auth/sessions", tokens["access_token"])[0] == 401
+    assert stage.ask("POST", "auth/refresh", refresh_token=tokens["refresh_token"])[0] == 401
+    assert stage.ask("GET", "tenants/members", made["key"])[0] == 200
+    stage.sign_in()
+
+
+def test_the_passwords_of_the_database_change(stage: Stage) -> None:
+    before = [url.read_text().strip() for url in stage.secrets.glob("*database_url")]
+    stage.follow("keys.md", "Passwords of the database")
+    for url in before:
+        with pytest.raises(psycopg.OperationalError, match="password authentication failed"):
+            psycopg.connect(url)
+    stage.sign_in()
+    stage.follow("alerts.md", "Where to look", "Backups")
+
+
+def test_a_new_certificate_is_served(stage: Stage) -> None:
+    new, old = stage.host.state / "new", (stage.host.state / "tls.crt").read_text()
+    options = "req -x509 -newkey rsa:2048 -nodes -days 30 -subj /CN=localhost -addext subjectAltName=DNS:localhost"
+    subprocess.run(
+        ["openssl", *options.split(), "-keyout", f"{new}.key", "-out", f"{new}.crt"], check=True, capture_output=True
+    )
+    wanted = Path(f"{new}.crt").read_text()
+    stage.follow("keys.md", "The certificate")
+    assert (stage.host.state / "tls.crt").read_text() == wanted != old
+    deadline = time.monotonic() + 10
+    while True:  # which is trusted only if it is the new one
+        try:
+            assert stage.ask("GET", "auth/sessions")[0] == 401
+            break
+        except httpx.ConnectError:
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+
+
+def test_what_was_lost_is_there_again_and_what_came_later_is_kept_beside_it(stage: Stage) -> None:
+    stage.follow("alerts.md", "Where to look", "Backups")
+    late = SOMEBODY | {"email": "late@example.com"}
+    assert stage.ask("POST", "auth/signup", **late)[0] == 202
+    stage.follow("restore.md")
+    stage.sign_in()
+    assert stage.ask("POST", "auth/signin", **late)[0] == 401
+    kept = re.sub(f"/{PACKAGE}[?]", f"/{PACKAGE}_before?", (stage.secrets / "migrator_database_url").read_text())
+    with psycopg.connect(kept.strip()) as connection:
+        assert connection.execute("select count(*) from chassis.accounts").fetchone() == (2 + len(SMOKE),)
+
+
+def test_a_release_is_deployed_and_the_one_before_comes_back(stage: Stage) -> None:
+    stage.host.release("second")
+    said = stage.follow("deploy.md")
+    assert "second serves alone" in said
+    assert stage.host.serving() == {"first": 20}

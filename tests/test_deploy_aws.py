@@ -1,0 +1,311 @@
+"""deploy.sh of aws-ecs, with the real AWS CLI against moto, which knows what ECS and ECR take and runs nothing.
+
+What is stood in for: tasks end as a test says, what they say is in no log group, a service changes over as a test says,
+and docker only puts a manifest into ECR. All else that the script asks of AWS, moto takes or refuses.
+"""
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Generator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from copier import run_copy
+from test_demo import wait_for
+from test_terraform import ask, tools
+
+__all__ = ["tools"]
+
+CLUSTER = "my-service-staging"
+MANIFEST = {"schemaVersion": 2, "mediaType": "application/vnd.oci.image.manifest.v1+json"}
+RELEASES = [json.dumps(MANIFEST | {"config": {"digest": name}}) for name in ("one", "two")]
+DIGESTS = [f"sha256:{hashlib.sha256(release.encode()).hexdigest()}" for release in RELEASES]
+FIRST, SECOND = (f"ghcr.io/example-org/my-service@{digest}" for digest in DIGESTS)
+CHANGED = f"ghcr.io/example-org/changed@sha256:{'0' * 64}"
+
+# What Terraform leaves behind, in as far as a deployment touches it.
+MADE = f"""
+import boto3, json
+ecs, ecr, ec2 = (boto3.client(name) for name in ("ecs", "ecr", "ec2"))
+subnet = ec2.describe_subnets()["Subnets"][0]
+group = ec2.describe_security_groups()["SecurityGroups"][0]["GroupId"]
+network = dict(subnets=[subnet["SubnetId"]], securityGroups=[group], assignPublicIp="DISABLED")
+repository = ecr.create_repository(repositoryName="{CLUSTER}")["repository"]["repositoryUri"]
+ecs.create_cluster(clusterName="{CLUSTER}")
+for name in ("serve", "migrate", "backup"):
+    container = dict(name="service", image=repository + ":none", command=["chassis", name], cpu=256, memory=512)
+    ecs.register_task_definition(
+        family="{CLUSTER}-" + name, containerDefinitions=[container], networkMode="awsvpc", cpu="256", memory="512",
+        requiresCompatibilities=["FARGATE"], taskRoleArn="arn:aws:iam::123456789012:role/task",
+        tags=[dict(key="Service", value="my-service")],
+    )
+ecs.create_service(
+    cluster="{CLUSTER}", serviceName="serve", taskDefinition="{CLUSTER}-serve", desiredCount=1, launchType="FARGATE",
+    networkConfiguration=dict(awsvpcConfiguration=network),
+)
+print(json.dumps(dict(
+    environment="staging", region="eu-central-1", repository=repository, cluster="{CLUSTER}", service="serve",
+    families={{name: "{CLUSTER}-" + name for name in ("serve", "migrate", "backup")}}, subnets=network["subnets"],
+    security_group=group, log_group="/{CLUSTER}/tasks",
+)))
+"""
+
+AWS = """#!{python}
+import json, os, subprocess, sys
+from pathlib import Path
+here, real, arguments = Path({here!r}), {real!r}, sys.argv[1:]
+with (here / "asked").open("a") as asked:
+    print(*arguments, file=asked)
+scenario = json.loads((here / "scenario").read_text())
+match arguments[:2]:
+    case ["ecs", "describe-tasks"]:
+        code = scenario["exit"]
+        print(json.dumps(dict(lastStatus="STOPPED", stoppedReason="Essential container exited",
+                              containers=[dict(exitCode=code) if code is not None else dict(reason="CannotPull")])))
+    case ["logs", "get-log-events"]:
+        print(json.dumps(dict(events=[dict(message=line) for line in scenario["says"]])))
+    case ["ecs", "update-service"] if scenario["rollout"] != "good":
+        (here / "refused").write_text(arguments[arguments.index("--task-definition") + 1])
+    case ["ecs", "describe-services"]:
+        service = json.loads(subprocess.check_output([real, *arguments]))
+        serving = dict(rolloutState="COMPLETED", taskDefinition=service["taskDefinition"])
+        service["deployments"] = [serving]
+        service["events"] = [dict(message="(service serve) deployment failed: tasks failed to start.")]
+        if (here / "refused").exists():
+            new = (here / "refused").read_text()
+            if scenario["rollout"] == "stuck":
+                service["deployments"] = [dict(rolloutState="FAILED", taskDefinition=new), serving]
+            elif new not in (here / "asked").read_text().rpartition("update-service")[2]:
+                pass
+            elif not (here / "seen").exists():
+                (here / "seen").touch()
+                service["deployments"] = [dict(rolloutState="IN_PROGRESS", taskDefinition=new), serving]
+        print(json.dumps(service))
+    case _:
+        os.execv(real, [real, *arguments])
+"""
+
+DOCKER = """#!{python}
+import json, os, subprocess, sys
+from pathlib import Path
+here, real, arguments = Path({here!r}), {real!r}, sys.argv[1:]
+with (here / "asked").open("a") as asked:
+    print("docker", *arguments, file=asked)
+if arguments[0] == "login":
+    sys.exit(not sys.stdin.read())
+assert arguments[:3] == ["buildx", "imagetools", "create"], arguments
+manifests = json.loads((here / "manifests").read_text())
+name, tag = arguments[arguments.index("--tag") + 1].split("/", 1)[1].rsplit(":", 1)
+put = ["ecr", "put-image", "--repository-name", name, "--image-tag", tag]
+digest, manifest = manifests[arguments[-1]]
+put += ["--image-digest", digest, "--image-manifest", manifest]
+sys.exit(subprocess.call([real, *put], stdout=subprocess.DEVNULL))
+"""
+
+
+class Account:
+    """An account of AWS in which a service is, and `deploy.sh` on a machine that is signed in to it."""
+
+    def __init__(self, folder: Path, deploy: Path, tools: Path, port: int) -> None:
+        self.folder, self._deploy, self._tools = folder, deploy, tools
+        self._environment = {
+            "PATH": f"{folder}:{os.environ['PATH']}",
+            "HOME": str(folder),
+            "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}",
+            "AWS_ACCESS_KEY_ID": "testing",
+            "AWS_SECRET_ACCESS_KEY": "testing",
+            "AWS_DEFAULT_REGION": "eu-central-1",
+            "NO_PROXY": "127.0.0.1",
+            "AWS_MAX_ATTEMPTS": "1",
+            "POLL_SECONDS": "0",
+            "LOG_SECONDS": "2",
+        }
+        for name, script in {"aws": AWS, "docker": DOCKER}.items():
+            real = {"here": str(folder), "real": str(tools / "aws"), "python": sys.executable}
+            text = script
+            for key, value in real.items():
+                text = text.replace(f"{{{key}!r}}", repr(value)).replace(f"{{{key}}}", value)
+            (folder / name).write_text(text)
+            (folder / name).chmod(0o755)
+        copies = dict(zip((FIRST, SECOND), zip(DIGESTS, RELEASES, strict=True), strict=True))
+        copies[CHANGED] = copies[SECOND]
+        (folder / "manifests").write_text(json.dumps(copies))
+        self.will()
+        self.deployment: dict[str, Any] = json.loads(self._python(MADE))
+
+    def will(self, code: int | None = 0, says: tuple[str, ...] = (), rollout: str = "good") -> None:
+        """What tasks and services do from now on."""
+        (self.folder / "scenario").write_text(json.dumps({"exit": code, "says": says, "rollout": rollout}))
+        for name in ("asked", "refused", "seen"):
+            (self.folder / name).unlink(missing_ok=True)
+
+    def run(self, *arguments: str, **variables: str) -> "subprocess.CompletedProcess[str]":
+        environment = self._environment | {"DEPLOYMENT": json.dumps(self.deployment)} | variables
+        command = [self._deploy / "deploy.sh", *arguments]
+        return subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=120)
+
+    def deployed(self, digest: str) -> None:
+        """Make the image with this digest the one that serves, without `deploy.sh`, whose every call takes a second."""
+        image = self.in_repository(digest)
+        container = {"name": "service", "image": image, "cpu": 256, "memory": 512}
+        code = f"import boto3; ecs = boto3.client('ecs'); container = {container!r}"
+        for name in ("serve", "backup"):
+            family = f"family='{CLUSTER}-{name}', networkMode='awsvpc', cpu='256', memory='512'"
+            code += f"; ecs.register_task_definition({family}, containerDefinitions=[container])"
+        code += f"; ecs.update_service(cluster='{CLUSTER}', service='serve', taskDefinition='{CLUSTER}-serve:2')"
+        self._python(code)
+
+    @property
+    def asked(self) -> str:
+        return (self.folder / "asked").read_text()
+
+    def image(self, family: str) -> str:
+        """Of the newest revision."""
+        return self._container(f"describe_task_definition(taskDefinition={CLUSTER + '-' + family!r})")["image"]
+
+    @property
+    def serving(self) -> str:
+        found = f"describe_services(cluster={CLUSTER!r}, services=['serve'])['services'][0]['taskDefinition']"
+        return self._container(f"describe_task_definition(taskDefinition=ecs.{found})")["image"]
+
+    def in_repository(self, digest: str) -> str:
+        return f"{self.deployment['repository']}@{digest}"
+
+    def _container(self, call: str) -> dict[str, Any]:
+        code = f"import boto3, json; ecs = boto3.client('ecs'); found = ecs.{call}['taskDefinition']"
+        return json.loads(self._python(f"{code}; print(json.dumps(found['containerDefinitions'][0]))"))
+
+    def _python(self, code: str) -> str:
+        return subprocess.check_output([self._tools / "python", "-c", code], env=self._environment, text=True)
+
+
+@pytest.fixture(scope="module")
+def deploy(template: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("ecs") / "service"
+    run_copy(
+        str(template),
+        folder,
+        data={"deploy_target": "aws-ecs"},
+        defaults=True,
+        unsafe=True,
+        quiet=True,
+        skip_tasks=True,
+    )
+    return folder / "deploy"
+
+
+@pytest.fixture(scope="module")
+def moto(tools: Path, tmp_path_factory: pytest.TempPathFactory) -> Generator[int]:
+    """The port of an AWS that keeps what it is told."""
+    log = tmp_path_factory.mktemp("moto") / "log"
+    with log.open("w") as output:
+        command = [tools / "moto_server", "-H", "127.0.0.1", "-p", "0"]
+        server = subprocess.Popen(command, stdout=output, stderr=output)
+    try:
+        yield int(wait_for(r"Running on http://127\.0\.0\.1:(\d+)", log, server)[1])
+    finally:
+        server.terminate()
+        server.wait(10)
+
+
+@pytest.fixture
+def account(deploy: Path, tools: Path, moto: int, tmp_path: Path) -> Account:
+    ask(f"127.0.0.1:{moto}", "POST", "/moto-api/reset")
+    return Account(tmp_path, deploy, tools, moto)
+
+
+def test_the_first_release_goes_into_service(account: Account):
+    none = account.run("back")
+    assert (none.returncode, none.stderr) == (1, "deploy: there is no release before this one\n")
+
+    done = account.run("--on", "staging", FIRST)
+    assert done.returncode == 0, done.stderr
+    first = account.in_repository(DIGESTS[0])
+    assert f"deploy: {first} serves alone, after" in done.stdout
+    assert [account.image(name) for name in ("migrate", "serve", "backup")] == [first] * 3
+    assert account.serving == first
+    told = account.asked.splitlines()
+    order = [next(n for n, line in enumerate(told) if line.startswith(what)) for what in ("ecs run-task", "ecs update")]
+    assert order == sorted(order), "migrated before it serves"
+    assert '"assignPublicIp":"DISABLED"' in account.asked
+
+
+def test_the_release_before_comes_back_even_after_the_same_one_twice(account: Account):
+    first, second = map(account.in_repository, DIGESTS)
+    account.deployed(DIGESTS[0])
+    for _ in range(2):
+        assert account.run(SECOND).returncode == 0
+    assert account.serving == second
+    assert account.asked.count("imagetools") == 1, "what is in the repository is not copied again"
+
+    account.will()
+    done = account.run("back")
+    assert done.returncode == 0, done.stderr
+    assert account.serving == account.image("backup") == first
+    assert "run-task" not in account.asked, "going back migrates nothing"
+
+
+def test_a_migration_that_fails_ends_it(account: Account):
+    for code, why in ((1, "exited with 1: Essential"), (None, "exited with none: CannotPull")):
+        account.will(code, says=("chassis: relation exists",))
+        failed = account.run(FIRST)
+        assert failed.returncode == 1
+        assert "chassis: relation exists\n" in failed.stderr
+        assert why in failed.stderr
+        assert failed.stderr.endswith("deploy: the migration failed: no task was touched\n")
+        assert "update-service" not in account.asked
+    assert account.serving.endswith(":none")
+
+
+@pytest.mark.parametrize(
+    ("rollout", "why"),
+    [("back", "ECS went back: {} serves alone again"), ("stuck", "nothing that ECS could go back to")],
+)
+def test_a_release_that_does_not_get_ready_fails(account: Account, rollout: str, why: str):
+    account.deployed(DIGESTS[0])
+    account.will(rollout=rollout)
+    failed = account.run(SECOND)
+    assert failed.returncode == 1
+    assert "tasks failed to start." in failed.stderr
+    assert why.format(account.in_repository(DIGESTS[0])) in failed.stderr
+    assert "serves alone, after" not in failed.stdout
+    assert account.image("backup") == account.in_repository(DIGESTS[0]), "what does not serve makes no backups"
+
+
+def test_parity_prints_what_the_image_finds_and_nothing_else(account: Account):
+    account.will(says=('{"event": "a line of the log"}', "{", '"environment": "staging"', "}"))
+    done = account.run("--on", "staging", "parity", FIRST)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == {"environment": "staging"}
+    assert '"command":["chassis","parity"]' in account.asked
+    assert account.image("migrate") == account.in_repository(DIGESTS[0])
+    assert "update-service" not in account.asked
+
+    account.will(says=("nothing",))
+    failed = account.run("parity", FIRST)
+    assert (failed.returncode, failed.stdout) == (1, "")
+    assert failed.stderr.endswith("the log does not have what chassis parity printed\n")
+
+
+def test_what_is_not_meant_is_refused(account: Account):
+    for arguments in ([], ["ghcr.io/example-org/my-service:latest"], ["parity"], ["--on", "staging"], ["-h"]):
+        refused = account.run(*arguments)
+        assert refused.returncode == 2, arguments
+        assert refused.stderr.startswith("usage: deploy/deploy.sh [--on staging|production] IMAGE")
+    elsewhere = account.run("--on", "production", "back")
+    assert (elsewhere.returncode, elsewhere.stderr) == (1, "deploy: DEPLOYMENT is of staging, and not of production\n")
+    changed = account.run(CHANGED)
+    assert (changed.returncode, changed.stderr.splitlines()[-1]) == (
+        1,
+        f"deploy: the copy of {CHANGED} has another digest",
+    )
+    assert "run-task" not in account.asked
+
+
+def test_shellcheck_finds_nothing(deploy: Path):
+    found = subprocess.run(["shellcheck", "deploy.sh"], cwd=deploy, capture_output=True, text=True, check=False)
+    assert (found.returncode, found.stdout) == (0, "")
