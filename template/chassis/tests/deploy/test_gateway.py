@@ -255,6 +255,14 @@ def test_forwarding_headers_are_the_gateways_own(recorded: Gateway, recorder: Re
     ]
 
 
+def test_headers_that_the_gateway_adds_are_there_once(start: Start) -> None:
+    headers = b"Strict-Transport-Security: max-age=1\r\nX-Request-ID: of-the-replica\r\nContent-Length: 0"
+    with recording(lambda: b"HTTP/1.1 200 OK\r\n" + headers + b"\r\n\r\n") as replica:
+        answer = start(replica.port).get("/", "X-Request-ID: of-the-client")
+    assert answer.all("strict-transport-security") == ["max-age=31536000; includeSubDomains"]
+    assert answer.all("x-request-id") == ["of-the-client"]
+
+
 CLOSED = (
     *("/metrics", "/metrics/", "/metrics/a", "/Metrics", "/%6detrics", "/metrics?a", "/debug", "/internal/a"),
     *("//metrics", "/./metrics", "/v1/../metrics", "/v1/%2e%2e/metrics", "/v1/.%2e/metrics", "/%2fmetrics"),
