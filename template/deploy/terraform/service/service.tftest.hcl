@@ -290,6 +290,10 @@ run "compute" {
   module {
     source = "./compute"
   }
+  override_resource {
+    target = aws_iam_role.backup
+    values = { arn = "arn:aws:iam::111111111111:role/backup" }
+  }
   variables {
     variables        = { APP_ENVIRONMENT = "production" }
     secrets          = { DATABASE_URL = "arn:app" }
