@@ -150,6 +150,7 @@ def test_a_migration_that_opens_something_is_seen(database: TestDatabase, change
         ),
         (
             """
+            alter role {backup} nobypassrls;
             create function see() returns int language sql security definer as 'select 1';
             alter function see() owner to {backup}
             """,

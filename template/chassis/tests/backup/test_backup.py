@@ -5,6 +5,7 @@ import json
 import os
 import re
 import shutil
+import socket
 import subprocess
 import sys
 import threading
@@ -296,6 +297,21 @@ def test_a_store_that_is_down_or_does_not_let_us_in_is_one_line(
         run.stderr
     )
     assert not (bucket / "refused").exists()
+
+
+def test_what_goes_to_s3_has_a_checksum(bucket: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A bucket with a lock wants one. rclone takes what comes, so this listens itself."""
+    del bucket  # its variables are those of an S3 on this machine
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{listening.getsockname()[1]}")
+        writing = threading.Thread(target=Store("s3://locked/backups").put_text, args=["a", "text"])
+        writing.start()
+        connection, _ = listening.accept()
+        with connection:
+            said = connection.recv(65536).decode().lower()
+            connection.sendall(b"HTTP/1.1 200 OK\r\netag: x\r\ncontent-length: 0\r\n\r\n")
+            writing.join()
+    assert "\r\nx-amz-checksum-sha256: " in said
 
 
 def test_a_full_disk_is_one_line_and_leaves_nothing(variables: dict[str, str], tmp_path: Path) -> None:

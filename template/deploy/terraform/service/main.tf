@@ -113,6 +113,8 @@ module "pipeline" {
   environment    = var.environment
   github_subject = var.github_subject
   repository_arn = aws_ecr_repository.this.arn
+  backups_arn    = module.storage.backups.arn
+  key_arn        = var.secrets.key_arn
   cluster        = module.compute.cluster
   service_arn    = module.compute.service.arn
   families       = module.compute.families

@@ -7,6 +7,15 @@ output "backups" {
   value       = module.storage.backups.name
 }
 
+output "drill" {
+  description = "What the environment `drill` of GitHub is told, in production."
+  value = {
+    AWS_ROLE       = module.pipeline.drill_role_arn
+    AWS_REGION     = data.aws_region.this.name
+    APP_BACKUP_URL = "s3://${module.storage.backups.name}/${local.name}"
+  }
+}
+
 output "smtp_url_secret" {
   description = "Where the URL of your mail server is to be put."
   value       = aws_secretsmanager_secret.smtp_url.name

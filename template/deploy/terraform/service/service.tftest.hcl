@@ -290,6 +290,10 @@ run "compute" {
   module {
     source = "./compute"
   }
+  override_resource {
+    target = aws_iam_role.backup
+    values = { arn = "arn:aws:iam::111111111111:role/backup" }
+  }
   variables {
     variables        = { APP_ENVIRONMENT = "production" }
     secrets          = { DATABASE_URL = "arn:app" }
@@ -341,7 +345,7 @@ run "compute" {
     error_message = "What backs up has the address of the backup role, and not the migrator's."
   }
   assert {
-    condition     = toset([for variable in jsondecode(aws_ecs_task_definition.this["backup"].container_definitions)[0].environment : variable.name if !contains(keys(var.variables), variable.name)]) == toset(["APP_BACKUP_URL", "APP_BACKUP_RECIPIENTS", "AWS_REGION", "AWS_CHECKSUM_ALGORITHM"])
+    condition     = toset([for variable in jsondecode(aws_ecs_task_definition.this["backup"].container_definitions)[0].environment : variable.name if !contains(keys(var.variables), variable.name)]) == toset(["APP_BACKUP_URL", "APP_BACKUP_RECIPIENTS", "AWS_REGION"])
     error_message = "What backs up must know where to, and whom for."
   }
   assert {
@@ -377,6 +381,18 @@ run "pipeline" {
     role_arns      = ["arn:aws:iam::111111111111:role/task"]
     log_group_arn  = "arn:aws:logs:eu-central-1:111111111111:log-group:shop"
     repository_arn = "arn:aws:ecr:eu-central-1:111111111111:repository/shop"
+    backups_arn    = "arn:aws:s3:::shop-backups"
+  }
+  assert {
+    condition = jsondecode(aws_iam_role.drill[0].assume_role_policy).Statement[*].Condition == [{ StringEquals = {
+      "token.actions.githubusercontent.com:aud" = "sts.amazonaws.com"
+      "token.actions.githubusercontent.com:sub" = "repo:example-org@1/my-service@2:environment:drill"
+    } }]
+    error_message = "Only this repository's jobs in the environment drill may read backups."
+  }
+  assert {
+    condition     = [for statement in jsondecode(aws_iam_role_policy.drill[0].policy).Statement : statement.Resource if statement.Action == "s3:PutObject"] == ["arn:aws:s3:::shop-backups/shop-production/drill.*"] && !strcontains(aws_iam_role_policy.drill[0].policy, "s3:Delete")
+    error_message = "A drill leaves its report, and changes no backup."
   }
   assert {
     condition = jsondecode(aws_iam_role.deploy.assume_role_policy).Statement[*].Condition == [{ StringEquals = {

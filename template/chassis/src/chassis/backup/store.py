@@ -23,7 +23,7 @@ from chassis.failure import Failure
 from chassis.settings import ConfigurationRefused
 
 if TYPE_CHECKING:
-    from obstore.store import ClientConfig, ObjectStore, RetryConfig
+    from obstore.store import ClientConfig, ObjectStore, RetryConfig, S3Config
 
     from chassis.settings import Settings
 
@@ -128,7 +128,9 @@ class Store:
             else:
                 plain = environ.get("AWS_ALLOW_HTTP", "").lower() == "true"  # obstore's, which our options would undo
                 options: ClientConfig = {**_CLIENT, "allow_http": plain}
-                self._objects = from_url(self.url, client_options=options, retry_config=_RETRY)
+                # A bucket with a lock takes nothing without one.
+                checksum: S3Config = {"checksum_algorithm": "SHA256"} if url.startswith("s3://") else {}
+                self._objects = from_url(self.url, config=checksum, client_options=options, retry_config=_RETRY)
 
     @classmethod
     def of(cls, settings: "Settings") -> "Store":

@@ -115,8 +115,6 @@ locals {
         APP_BACKUP_URL        = "s3://${var.backup.bucket.name}/${var.name}"
         APP_BACKUP_RECIPIENTS = join(",", var.backup.recipients)
         AWS_REGION            = data.aws_region.this.name
-        # A bucket with a lock takes nothing without one.
-        AWS_CHECKSUM_ALGORITHM = "sha256"
       })
       secrets      = merge(var.secrets, { BACKUP_DATABASE_URL = var.backup.database_url })
       portMappings = []

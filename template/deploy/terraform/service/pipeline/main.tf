@@ -37,6 +37,15 @@ variable "repository_arn" {
   type = string
 }
 
+variable "backups_arn" {
+  description = "Of the bucket."
+  type        = string
+}
+
+variable "key_arn" {
+  type = string
+}
+
 data "aws_caller_identity" "this" {}
 
 data "aws_region" "this" {}
@@ -44,12 +53,8 @@ data "aws_region" "this" {}
 locals {
   ecs         = "arn:aws:ecs:${data.aws_region.this.name}:${data.aws_caller_identity.this.account_id}"
   definitions = [for family in values(var.families) : "${local.ecs}:task-definition/${family}:*"]
-}
-
-resource "aws_iam_role" "deploy" {
-  name                 = "${var.name}-deploy"
-  max_session_duration = 3600
-  assume_role_policy = jsonencode({
+  # Who may take a role: the jobs in one of GitHub's environments.
+  trust = { for environment in [var.environment, "drill"] : environment => jsonencode({
     Version = "2012-10-17"
     Statement = [{
       Effect = "Allow"
@@ -59,10 +64,16 @@ resource "aws_iam_role" "deploy" {
       }
       Condition = { StringEquals = {
         "token.actions.githubusercontent.com:aud" = "sts.amazonaws.com"
-        "token.actions.githubusercontent.com:sub" = "${var.github_subject}:environment:${var.environment}"
+        "token.actions.githubusercontent.com:sub" = "${var.github_subject}:environment:${environment}"
       } }
     }]
-  })
+  }) }
+}
+
+resource "aws_iam_role" "deploy" {
+  name                 = "${var.name}-deploy"
+  max_session_duration = 3600
+  assume_role_policy   = local.trust[var.environment]
 }
 
 resource "aws_iam_role_policy" "deploy" {
@@ -134,6 +145,33 @@ resource "aws_iam_role_policy" "deploy" {
   })
 }
 
+# For the restore drill, in GitHub's environment of that name: it reads what production backed up, and leaves its report.
+resource "aws_iam_role" "drill" {
+  count              = var.environment == "production" ? 1 : 0
+  name               = "${var.name}-drill"
+  assume_role_policy = local.trust["drill"]
+}
+
+resource "aws_iam_role_policy" "drill" {
+  count = length(aws_iam_role.drill)
+  name  = "drill"
+  role  = aws_iam_role.drill[0].id
+  policy = jsonencode({
+    Version = "2012-10-17"
+    Statement = [
+      { Effect = "Allow", Action = "s3:ListBucket", Resource = var.backups_arn },
+      { Effect = "Allow", Action = "s3:GetObject", Resource = "${var.backups_arn}/*" },
+      { Effect = "Allow", Action = "s3:PutObject", Resource = "${var.backups_arn}/${var.name}/drill.*" },
+      { Effect = "Allow", Action = ["kms:Decrypt", "kms:GenerateDataKey"], Resource = var.key_arn },
+    ]
+  })
+}
+
 output "role_arn" {
   value = aws_iam_role.deploy.arn
+}
+
+output "drill_role_arn" {
+  description = "In production; null elsewhere."
+  value       = one(aws_iam_role.drill[*].arn)
 }
