@@ -126,10 +126,10 @@ def test_the_dashboard_is_one_that_grafana_takes_and_prometheus_reads(project: P
         cells = {(place["x"] + x, place["y"] + y) for x in range(place["w"]) for y in range(place["h"])}
         assert not cells & taken, f"{panel['title']} lies on another panel"
         taken |= cells
-        if panel["type"] != "row":
-            for asked in (panel, *panel["targets"]):
-                assert asked["datasource"] == {"type": "prometheus", "uid": "${datasource}"}
-            assert panel["targets"]
+        assert panel["type"] == "row" or panel["targets"]
+    asking = [asked for panel in panels if panel["type"] != "row" for asked in (panel, *panel["targets"])]
+    for asked in [*asking, *shown["annotations"]["list"]]:
+        assert asked["datasource"] == {"type": "prometheus", "uid": "${datasource}"}
     rules = [{"record": f"shown:{n}", "expr": expression} for n, expression in enumerate(expressions(project))]
     (tmp_path / "rules.yml").write_text(yaml.safe_dump({"groups": [{"name": "shown", "rules": rules}]}))
     assert f"{len(rules)} rules found" in promtool(tmp_path, "check", "rules", "rules.yml")

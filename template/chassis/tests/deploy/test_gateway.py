@@ -432,6 +432,21 @@ def test_connections_are_limited_by_who_is_connected(start: Start) -> None:
         assert gateway.get("/").status == 200
 
 
+def test_a_replica_that_is_busy_gets_fewer_requests(start: Start, recorder: Recorder) -> None:
+    release = Event()
+    with recording(lambda: OK if release.wait(10) else b"") as busy:
+        gateway = start(busy.port, recorder.port)
+        asking = [Thread(target=gateway.get, args=("/",)) for _ in range(2)]
+        for thread in asking:
+            thread.start()
+        until(lambda: len(busy.requests) == 1)
+        assert [gateway.get("/").status for _ in range(6)] == [200] * 6
+        release.set()
+        for thread in asking:
+            thread.join()
+        assert len(busy.requests) == 1
+
+
 # ---- Retries ----------------------------------------------------------------------------------------------------
 
 ORDER = post("/a", b"Content-Length: 2", body=b"{}")
@@ -493,6 +508,8 @@ def test_plain_http_leads_to_https(recorded: Gateway, recorder: Recorder) -> Non
     moved = plain(get("/v1/hello?a=b"))
     assert (moved.status, moved.all("location")) == (308, ["https://localhost/v1/hello?a=b"])
     assert plain(b"GET / HTTP/1.1\r\nHost: evil.example\r\n\r\n").status == 0
+    with socket.create_connection(("127.0.0.1", recorded.port), 5) as not_plain:
+        check_problem(answer(not_plain, get("/v1/hello")), 400)
     challenge = recorded.folder / "acme" / ".well-known" / "acme-challenge" / "token"
     challenge.parent.mkdir(parents=True)
     challenge.write_text("proof")

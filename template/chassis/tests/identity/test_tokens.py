@@ -208,6 +208,13 @@ def test_a_remembered_token_expires_all_the_same(issuer: Issuer, monkeypatch: py
     assert issuer.tokens.principal(token) is None
 
 
+def test_a_remembered_token_goes_with_the_key_that_signed_it(issuer: Issuer):
+    token = issuer.token()
+    assert issuer.tokens.principal(token) is not None
+    issuer.ring.read([issuer.ring.new(datetime.now(UTC))])
+    assert issuer.tokens.principal(token) is None
+
+
 def test_what_is_remembered_is_bounded(issuer: Issuer, monkeypatch: pytest.MonkeyPatch):
     from chassis.identity import tokens
 

@@ -14,7 +14,7 @@ live. So a rotation fails no request.
 
 from base64 import b64decode, urlsafe_b64encode
 from binascii import Error
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from hashlib import blake2b
@@ -81,6 +81,8 @@ class KeyRing:
     def __init__(self, secret: str) -> None:
         self._seal = AESGCM(blake2b(secret.encode(), person=b"signing keys", digest_size=32).digest())
         self._keys: dict[bytes, SigningKey] = {}
+        self.on_loss: Callable[[], None] = lambda: None
+        """Called when a key is known no more, and with it nothing that it has signed is good."""
 
     def new(self, signs_from: datetime) -> SealedKey:
         """Make a key. It is known to no ring until it was saved and read."""
@@ -92,7 +94,9 @@ class KeyRing:
         """Know exactly `keys` from now on, but for those sealed with another APP_SECRET_KEY. Whether one can sign."""
         known = {key.kid: key for key in self._keys.values()}
         opened = (known.get(key.kid) or self._open(key) for key in keys)
-        self._keys = {key.header: key for key in opened if key is not None}
+        before, self._keys = self._keys, {key.header: key for key in opened if key is not None}
+        if before.keys() - self._keys.keys():
+            self.on_loss()
         return self._newest() is not None
 
     def signed(self, content: bytes) -> bytes:
@@ -162,6 +166,7 @@ class AccessTokens:
         self._audience = audience
         self._permissions = permissions
         self._remembered: dict[bytes, _Verified] = {}
+        keys.on_loss = self._remembered.clear
 
     def issue(self, *, subject: UUID, tenant_id: UUID, role: str, session_id: UUID) -> str:
         """A token that lives for `LIFETIME_SECONDS`. Raises LookupError while no signing key is known."""
