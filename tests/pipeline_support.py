@@ -1,13 +1,15 @@
 """A rendered repository whose workflows act runs for real, with stand-ins for all that is on the other side of them.
 
 Every program that the pipeline calls to reach something (a registry, GitHub, a host, a cloud) is one script, which
-writes down that it was called, and fails where the test wants it to. Actions of others are stubs that do the same.
+writes down that it was called, and fails where the test wants it to; `chassis parity` alone is the real one. Actions of
+others are stubs that do the same.
 """
 
 import os
 import re
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,7 +19,7 @@ import yaml
 
 DIGEST = f"sha256:{'0123456789abcdef' * 4}"
 IMAGE = f"ghcr.io/example-org/my-service@{DIGEST}"
-PARITY = '{"variables": ["DATABASE_URL"], "versions": {"postgresql": "18.4"}}'
+PARITY = '{"environment": "%s", "variables": ["DATABASE_URL"], "versions": {"PostgreSQL": "18.4"}}'
 PROGRAMS = ("docker", "gh", "ssh", "ssh-add", "aws", "uv", "make", "grype")
 
 # A call is a line: the environment it is for, the program, its arguments.
@@ -32,10 +34,12 @@ case $call in
 *" docker buildx build "*)
   while [[ $1 != --metadata-file ]]; do shift; done
   echo '{{"containerimage.digest": "{DIGEST}"}}' >"$2" ;;
-*" deploy.sh --on "*" parity "*) [[ $ENVIRONMENT == production && -n $OTHER ]] && echo "$OTHER" || echo '{PARITY}' ;;
+*" deploy.sh --on "*" parity "*)
+  [[ $ENVIRONMENT == production && -n $OTHER ]] && echo "$OTHER" || printf '{PARITY}' "$ENVIRONMENT" ;;
 *" chassis parity "*)
-  folder=$4
-  diff "${{folder%%:*}}/staging.json" "${{folder%%:*}}/production.json" ;;
+  folder=${{4%%:*}} # which the container has as /parity
+  cd "${{0%/*}}/.." && PYTHONPATH=chassis \\
+    {sys.executable} -m chassis.cli parity "$folder/staging.json" "$folder/production.json" ;;
 *" ssh "*" tar "*) cat >/dev/null ;;
 *" gh api users/"* | *" gh api orgs/"*) echo 42 ;;
 *" gh pr list "* | *" gh issue list "*) echo "$OTHER" ;;
@@ -157,6 +161,7 @@ class Repository:
 def prepare(rendered: Path, beside: Path) -> Repository:
     """Put a render under git, with stand-ins. What act does not know yet is written in the way that it does."""
     repository = Repository(rendered, beside)
+    shutil.copytree(rendered / "chassis" / "src", beside / "chassis")
     for folder in ("chassis", "docs", "migrations", "src", "tests"):  # act copies all there is for each job
         shutil.rmtree(rendered / folder)
     (beside / "bin").mkdir(parents=True)

@@ -287,14 +287,21 @@ class TestARelease:
     @pytest.mark.parametrize(
         ("other", "named"),
         [
-            ('{"variables": ["DATABASE_URL", "APP_NEW_URL"], "versions": {"postgresql": "18.4"}}', "APP_NEW_URL"),
-            ('{"variables": ["DATABASE_URL"], "versions": {"postgresql": "17.9"}}', "17.9"),
+            (
+                '["DATABASE_URL", "APP_NEW"], "versions": {"PostgreSQL": "18.4"}}',
+                "production sets APP_NEW and staging",
+            ),
+            (
+                '["DATABASE_URL"], "versions": {"PostgreSQL": "18.3"}}',
+                "staging has 18.4 and production has 18.3",
+            ),
+            ('["DATABASE_URL"]}', "is not what `chassis parity` prints"),
             ("nothing that could be compared", "parity"),
         ],
     )
     def test_for_a_production_that_differs_is_not_deployed_there(self, host: Repository, other: str, named: str):
         forbidden = rf"^production (deploy.sh --on \S+ {IMAGE}|.* smoke )"
-        self.stops(host, "", forbidden, named, other=other)
+        self.stops(host, "", forbidden, named, other=f'{{"environment": "production", "variables": {other}')
 
     def test_with_a_waiver_that_has_ended_is_not_built(self, mine: Repository):
         (mine.root / "deploy" / "waivers.txt").write_text(f"CVE-2026-1234 {TODAY} nobody calls it\n")
