@@ -115,9 +115,13 @@ def rendered_paths(answers: Mapping[str, object]) -> tuple[str, ...]:
     def answer(match: re.Match[str]) -> str:
         return str(answers.get(match[1], match[0]))
 
+    def chosen(match: re.Match[str]) -> str:
+        return match[3] if answers.get(match[1]) == match[2] else ""
+
     files = TEMPLATE / "template"
     paths = (file.relative_to(files).as_posix().removesuffix(".jinja") for file in files.rglob("*") if file.is_file())
-    return tuple(sorted(re.sub(r"\{\{ ([\w.]+) \}\}", answer, path) for path in paths))
+    paths = (re.sub(r"\{% if (\w+) == '(.+?)' %\}(.+)\{% endif %\}", chosen, path) for path in paths)
+    return tuple(sorted(re.sub(r"\{\{ ([\w.]+) \}\}", answer, path) for path in paths if not path.endswith("/")))
 
 
 def seeded_paths() -> re.Pattern[str]:

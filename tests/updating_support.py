@@ -69,6 +69,8 @@ def replace(folder: Path, path: str, old: str, new: str) -> None:
 def rename_question(folder: Path, before: str, after: str) -> None:
     for file in (folder / "copier.yml", *folder.glob("template/**/*.jinja")):
         file.write_text(file.read_text().replace(before, after))
+    for file in folder.glob(f"template/**/*{before}*"):
+        file.rename(file.with_name(file.name.replace(before, after)))
 
 
 def copy(releases: Path, folder: Path, release: str) -> None:
