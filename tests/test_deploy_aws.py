@@ -63,7 +63,8 @@ with (here / "asked").open("a") as asked:
 scenario = json.loads((here / "scenario").read_text())
 match arguments[:2]:
     case ["ecs", "describe-tasks"]:
-        code = scenario["exit"]
+        codes, begun = scenario["exit"], (here / "asked").read_text().count("ecs run-task")
+        code = codes[min(begun, len(codes)) - 1]
         print(json.dumps(dict(lastStatus="STOPPED", stoppedReason="Essential container exited",
                               containers=[dict(exitCode=code) if code is not None else dict(reason="CannotPull")])))
     case ["logs", "get-log-events"]:
@@ -137,9 +138,9 @@ class Account:
         self.will()
         self.deployment: dict[str, Any] = json.loads(self._python(MADE))
 
-    def will(self, code: int | None = 0, says: tuple[str, ...] = (), rollout: str = "good") -> None:
-        """What tasks and services do from now on."""
-        (self.folder / "scenario").write_text(json.dumps({"exit": code, "says": says, "rollout": rollout}))
+    def will(self, *codes: int | None, says: tuple[str, ...] = (), rollout: str = "good") -> None:
+        """What services do from now on, and how one task after the other ends."""
+        (self.folder / "scenario").write_text(json.dumps({"exit": codes or (0,), "says": says, "rollout": rollout}))
         for name in ("asked", "refused", "seen"):
             (self.folder / name).unlink(missing_ok=True)
 
@@ -229,8 +230,9 @@ def test_the_first_release_goes_into_service(account: Account):
     assert [account.image(name) for name in ("migrate", "serve", "backup")] == [first] * 3
     assert account.serving == first
     told = account.asked.splitlines()
-    order = [next(n for n, line in enumerate(told) if line.startswith(what)) for what in ("ecs run-task", "ecs update")]
-    assert order == sorted(order), "migrated before it serves"
+    steps = [line.split()[1] for line in told if line.startswith(("ecs run-task", "ecs update-service"))]
+    assert steps == ["run-task", "run-task", "update-service"], "migrated, and tried by whom, before it serves"
+    assert '"command":["chassis","accounts","smoke"]' in account.asked
     assert '"assignPublicIp":"DISABLED"' in account.asked
 
 
@@ -259,6 +261,15 @@ def test_a_migration_that_fails_ends_it(account: Account):
         assert failed.stderr.endswith("deploy: the migration failed: no task was touched\n")
         assert "update-service" not in account.asked
     assert account.serving.endswith(":none")
+
+
+def test_without_accounts_for_the_smoke_test_nothing_is_touched(account: Account):
+    account.will(0, 1, says=("chassis: smoke-a@example.com is somebody's already",))
+    failed = account.run(FIRST)
+    assert failed.returncode == 1
+    assert "is somebody's already\n" in failed.stderr
+    assert failed.stderr.endswith("deploy: the smoke test has no accounts: no task was touched\n")
+    assert "update-service" not in account.asked
 
 
 @pytest.mark.parametrize(

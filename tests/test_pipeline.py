@@ -15,7 +15,7 @@ import pytest
 import yaml
 from conftest import ROOT
 from copier import run_copy
-from pipeline_support import DIGEST, IMAGE, Repository, copy, prepare
+from pipeline_support import BASE_DIGEST, DIGEST, IMAGE, Repository, copy, prepare
 
 WORKFLOWS = ("check.yml", "deliver.yml", "deploy.yml", "weekly.yml")
 HOST = {"DEPLOY_HOST": "deploy@host.example.com"}
@@ -221,8 +221,10 @@ class TestARelease:
         repository = cast("Repository", request.getfixturevalue(target))
         run = repository.act(**(HOST if target == "host" else CLOUD))
         assert run.code == 0, run.output
-        assert len(run.calls_of(" docker buildx build ")) == 1
-        assert {word for call in run.calls for word in re.findall(r"sha256:[0-9a-f]{64}", call)} == {DIGEST}
+        (built,) = run.calls_of(" docker buildx build ")
+        assert re.search(rf" PYTHON_IMAGE=python:3\.\d+-slim-trixie@{BASE_DIGEST} ", built)
+        others = {word for call in run.calls if call != built for word in re.findall(r"sha256:[0-9a-f]{64}", call)}
+        assert others == {DIGEST}
         places = ["deploy@host.example.com"] * 2 if target == "host" else ["staging", "production"]
         for environment, place in zip(("staging", "production"), places, strict=True):
             calls = [call.removeprefix(f"{environment} ") for call in run.calls_of(f"^{environment} ")]
@@ -395,6 +397,23 @@ class TestTheTemplatesNewestRelease:
     def test_is_not_shown_the_token(self, updating: Repository):
         run = self.updated(updating, 'echo "token: ${GH_TOKEN-none}"')
         assert "token: none" in run.output
+
+
+class TestTheImage:
+    def test_is_built_on_what_the_dockerfile_names_by_its_digest(self, mine: Repository):
+        dockerfile = mine.root / "deploy" / "Dockerfile"
+        pinned = f"python:3.13-slim-trixie@sha256:{'0' * 64}"
+        named = re.sub("(?m)^ARG PYTHON_IMAGE=.*$", f"ARG PYTHON_IMAGE={pinned}", dockerfile.read_text())
+        dockerfile.write_text(named)
+        run = mine.release("build")
+        assert run.code == 0, run.output
+        (built,) = run.calls
+        assert f" --build-arg PYTHON_IMAGE={pinned} " in built
+
+    def test_is_not_built_on_what_has_none(self, mine: Repository):
+        run = mine.release("build", BASE="")
+        assert (run.code, run.calls_of(" build ")) == (1, [])
+        assert "the registry does not say which image python:" in run.output
 
 
 class TestWaivers:

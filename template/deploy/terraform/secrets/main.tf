@@ -26,7 +26,7 @@ locals {
   answers = jsondecode(file("${path.module}/../answers.json"))
   name    = "${local.answers.name}-${var.environment}"
   versions = merge(
-    { app_secret_key = 1, database_app = 1, database_backup = 1, database_migrator = 1 },
+    { app_secret_key = 1, app_smoke_password = 1, database_app = 1, database_backup = 1, database_migrator = 1 },
     local.answers.valkey ? { valkey = 1 } : {},
     var.versions,
   )

@@ -24,9 +24,12 @@ locals {
     APP_MAIL_FROM        = var.mail_from
     APP_SECURITY_CONTACT = "mailto:${local.answers.contact_email}"
     APP_TRUSTED_PROXIES  = join(",", module.network.public_networks)
+    APP_SMOKE_EMAILS     = join(",", local.smoke_emails)
     PORT                 = "8000"
     METRICS_PORT         = "8001"
   }, var.variables)
+  # The two who try the service: at a domain of yours, and with no mailbox.
+  smoke_emails = [for name in ["smoke-a", "smoke-b"] : "${name}@${split("@", var.mail_from)[1]}"]
   secrets = merge({
     DATABASE_URL   = module.database.secrets["database_url"]
     APP_SECRET_KEY = var.secrets.arns["app_secret_key"]
@@ -89,6 +92,7 @@ module "compute" {
   migrator_secrets = {
     MIGRATOR_DATABASE_URL = module.database.secrets["migrator_database_url"]
     BACKUP_DATABASE_URL   = module.database.secrets["backup_database_url"]
+    APP_SMOKE_PASSWORD    = var.secrets.arns["app_smoke_password"]
   }
   backup = {
     recipients   = var.backup_recipients

@@ -16,6 +16,11 @@ output "drill" {
   }
 }
 
+output "smoke" {
+  description = "Who tries the service, and where their password is."
+  value       = { emails = join(",", local.smoke_emails), password_secret = var.secrets.arns["app_smoke_password"] }
+}
+
 output "smtp_url_secret" {
   description = "Where the URL of your mail server is to be put."
   value       = aws_secretsmanager_secret.smtp_url.name

@@ -60,8 +60,8 @@ variables {
   production  = true
   protected   = true
   secrets = {
-    arns     = { app_secret_key = "arn:key", database_app = "arn:app", database_backup = "arn:backup", database_migrator = "arn:migrator", valkey = "arn:valkey" }
-    versions = { app_secret_key = 1, database_app = 1, database_backup = 1, database_migrator = 1, valkey = 1 }
+    arns     = { app_secret_key = "arn:key", app_smoke_password = "arn:smoke", database_app = "arn:app", database_backup = "arn:backup", database_migrator = "arn:migrator", valkey = "arn:valkey" }
+    versions = { app_secret_key = 1, app_smoke_password = 1, database_app = 1, database_backup = 1, database_migrator = 1, valkey = 1 }
     key_arn  = "arn:aws:kms:eu-central-1:111111111111:key/mock"
   }
   passwords          = { database_app = "one", database_backup = "two", database_migrator = "three" }
@@ -93,6 +93,10 @@ run "whole" {
   assert {
     condition     = !contains(keys(local.secrets), "MIGRATOR_DATABASE_URL")
     error_message = "The server is not to have the migrator's address."
+  }
+  assert {
+    condition     = !contains(keys(local.secrets), "APP_SMOKE_PASSWORD") && output.smoke == { emails = "smoke-a@example.com,smoke-b@example.com", password_secret = "arn:smoke" }
+    error_message = "Who makes the accounts of the smoke test has their password, and the server has not."
   }
   assert {
     condition     = aws_cloudwatch_metric_alarm.this["backups"].treat_missing_data == "breaching" && aws_cloudwatch_metric_alarm.this["backups"].period * aws_cloudwatch_metric_alarm.this["backups"].evaluation_periods == 26 * 3600
