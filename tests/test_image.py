@@ -82,6 +82,8 @@ def engine(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Generator[st
     finally:
         daemon.terminate()
         daemon.wait(60)
+        for mount in re.findall(rf"(?m)^\S+ ({re.escape(str(folder))}\S*)", Path("/proc/self/mounts").read_text()):
+            subprocess.run(["umount", mount], check=True)  # or nobody could remove the folder
 
 
 def test_the_image_is_built_and_keeps_every_promise(
