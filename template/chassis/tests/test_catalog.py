@@ -6,6 +6,7 @@ import pytest
 from chassis.data.catalog import catalog_problems
 from chassis.data.roles import APP, BACKUP, MIGRATOR
 from chassis.data.tenancy import TENANT, shared_table, tenant_table
+from chassis.features import PACKAGE
 from chassis.testing import TestDatabase
 
 TABLE = "create table things (tenant_id uuid not null, id uuid not null, note text, primary key (tenant_id, id));"
@@ -156,11 +157,29 @@ def test_a_migration_that_opens_something_is_seen(database: TestDatabase, change
             """,
             "see(): the app role may call it, and it runs as {backup}, who sees all tenants",
         ),
+        (
+            """
+            alter role {backup} nobypassrls;
+            create role {package}_sees_as_well in role {backup};
+            create function see() returns int language sql security definer as 'select 1';
+            alter function see() owner to {package}_sees_as_well
+            """,
+            "see(): the app role may call it, and it runs as {package}_sees_as_well, who sees all tenants",
+        ),
+        (
+            """
+            alter role {backup} nobypassrls;
+            create role {package}_narrow role {backup};
+            create policy backup on chassis.audit for select to {backup} using (true);
+            create policy narrow on chassis.audit as restrictive for select to {package}_narrow using (false)
+            """,
+            "chassis.audit: the backup role is bound by row-level security",
+        ),
         ("create policy backup on chassis.audit for select to {app} using (true)", "policy backup lets more through"),
         ("create policy backup on chassis.audit to {backup} using (true)", "policy backup lets more through"),
     ],
 )
 def test_a_change_by_hand_is_seen(database: TestDatabase, change: str, expected: str) -> None:
-    names = {"app": APP, "backup": BACKUP, "migrator": MIGRATOR, "database": database.name}
+    names = {"package": PACKAGE, "app": APP, "backup": BACKUP, "migrator": MIGRATOR, "database": database.name}
     found = problems(database.superuser, change.format(**names))
     assert any(expected.format(**names) in problem for problem in found), found

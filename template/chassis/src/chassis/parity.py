@@ -62,7 +62,7 @@ def compare(first: str, second: str) -> int:
     for line in lines:
         print(line)
     if lines:
-        raise Failure(f"{len(lines)} differences between {names[0]} and {names[1]}")
+        raise Failure(f"{len(lines)} difference{'s' * (len(lines) > 1)} between {names[0]} and {names[1]}")
     return 0
 
 

@@ -77,9 +77,11 @@ def rows(sql: Sql) -> Sql:
 @pytest.fixture
 def variables(rows: Sql, database: TestDatabase, environment: dict[str, str], tmp_path: Path) -> dict[str, str]:
     """What a process is given that makes backups of that database, in a folder, and opens them."""
+    store = tmp_path / "store"
+    store.mkdir()
     return environment | {
         "BACKUP_DATABASE_URL": database.backup,
-        "APP_BACKUP_URL": (tmp_path / "store").as_uri(),
+        "APP_BACKUP_URL": store.as_uri(),
         "APP_BACKUP_RECIPIENTS": str(KEY.to_public()),
         "APP_BACKUP_IDENTITY": str(KEY),
     }
@@ -412,6 +414,72 @@ def test_what_is_needed_is_said_by_name(make: Make, variables: dict[str, str], e
             work()
     assert chassis(variables, "restore").returncode == 2
     assert chassis(variables, "restore", "--to", "host=localhost password=hunter2").returncode == 2
+
+
+def test_a_dump_is_restored_with_the_rights_of_a_migration_and_a_backup(
+    make: Make, database: TestDatabase, empty: TestDatabase
+) -> None:
+    """Whoever can write to the store can write a dump, which is a program: here, a constraint that looks around."""
+    with psycopg.connect(database.superuser, autocommit=True) as admin:
+        admin.execute(
+            f"""
+            set role "{roles.MIGRATOR}";
+            create function looks() returns boolean language plpgsql as $$ begin
+                if current_database() <> '{database.name}' and exists (
+                    select from pg_roles where rolsuper and rolname in (session_user, current_user)
+                ) then raise exception 'a superuser runs this'; end if;
+                return true;
+            end $$;
+            alter table things add check (looks());
+            """.encode()
+        )
+    settings = make()
+    backup(settings)
+    restore(settings, empty.superuser)
+    assert len(contents(empty.superuser)) == 5
+    with psycopg.connect(empty.superuser) as connection:
+        found = connection.execute("select count(*) from pg_roles where rolname like '%restore%'").fetchone()
+    assert found == (0,)
+
+
+@pytest.mark.parametrize(
+    ("facts", "reason"),
+    [
+        ({"name": "20200101T000000Z-abcdef"}, "is that of another backup, 20200101T000000Z-abcdef"),
+        ({"taken_at": datetime(2020, 1, 1, tzinfo=UTC)}, "is that of another backup"),
+        ({"service": "another"}, "is of another, and not of"),
+    ],
+)
+def test_a_manifest_that_is_another_ones_is_refused(
+    make: Make, folder: Path, empty: TestDatabase, facts: dict[str, object], reason: str
+) -> None:
+    made = backup(make())
+    (folder / f"{made.name}.json").write_text(made.model_copy(update=facts).model_dump_json())
+    assert reason in refused(lambda: restore(make(), empty.superuser))
+
+
+def test_a_backup_of_the_future_is_refused(make: Make, folder: Path, empty: TestDatabase) -> None:
+    made = backup(make())
+    (folder / "99990101T000000000000Z-abcdef.json").write_text(
+        made.model_copy(
+            update={"name": "99990101T000000000000Z-abcdef", "taken_at": datetime(9999, 1, 1, tzinfo=UTC)}
+        ).model_dump_json()
+    )
+    assert "in the future" in refused(lambda: restore(make(), empty.superuser))
+    restore(make(), empty.superuser, made.name)
+
+
+def test_a_folder_that_is_not_there_is_not_made(make: Make, empty: TestDatabase, tmp_path: Path) -> None:
+    settings = make(APP_BACKUP_URL=(tmp_path / "misspelt").as_uri())
+    for work in (lambda: backup(settings), lambda: restore(settings, empty.superuser)):
+        assert "misspelt cannot be reached" in refused(work)
+    assert not (tmp_path / "misspelt").exists()
+
+
+def test_the_database_is_named(make: Make, cluster: Postgres) -> None:
+    backup(make())
+    url = cluster.dsn("postgres").removesuffix("/postgres")
+    assert refused(lambda: restore(make(), url)).startswith("name the database in --to")
 
 
 def test_an_older_server_is_refused(make: Make, empty: TestDatabase) -> None:

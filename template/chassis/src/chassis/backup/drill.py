@@ -143,10 +143,11 @@ def _rehearse(settings: "Settings", store: Store, record: Record, server: str | 
             pg_restore = restore.suitable(settings, connection, manifest)
             found += [f"PostgreSQL {connection.info.server_version // 10_000}, a database of its own"]
     with record.step("Restore") as found:
-        restore.load(store, manifest, key, url, pg_restore)
+        login = stack.enter_context(restore.restorer(url))
+        restore.load(store, manifest, key, login, pg_restore)
         found += [f"{manifest.rows:,} rows in {len(manifest.tables)} tables"]
     with record.step("Compare with what was backed up") as found:
-        checked, known = restore.check(manifest, url)
+        checked, known = restore.check(manifest, login)
         found += checked
         if known:
             raise Failure(f"the database was not in order when it was backed up: {'; '.join(known[:3])}")
@@ -192,26 +193,6 @@ def _new_database(url: str) -> Generator[str]:
 
 
 @contextmanager
-def _app_login(url: str) -> Generator[str]:
-    """A login that may do what the app role may, for the length of the block: the URL of the database as it.
-
-    The app role's own password is left alone: on a server that is in use, replicas sign in with it.
-    """
-    name, password = f"{PACKAGE}_drill_{secrets.token_hex(4)}", secrets.token_urlsafe(24)
-    with connected(url, autocommit=True) as admin:
-        create = SQL("create role {} login inherit in role {}").format(Identifier(name), Identifier(roles.APP))
-        admin.execute(create)
-        roles.set_password(admin, name, password)
-    parts = urlsplit(url)
-    netloc = f"{name}:{password}@{parts.netloc.rpartition('@')[2]}"
-    try:
-        yield urlunsplit(parts._replace(netloc=netloc))
-    finally:
-        with connected(url, autocommit=True) as admin:
-            admin.execute(SQL("drop role {}").format(Identifier(name)))
-
-
-@contextmanager
 def _service(url: str, state: heads.State) -> Generator[str]:
     """The service on the restored database, migrated to this release and ready, for the length of the block."""
     if state == "behind":
@@ -220,7 +201,7 @@ def _service(url: str, state: heads.State) -> Generator[str]:
         migrate(url)
     port, metrics_port = free_port(), free_port()
     environment = {name: value for name, value in os.environ.items() if not name.startswith(_NOT_FOR_A_DRILL)}
-    with _app_login(url) as app_url, tempfile.TemporaryFile() as log:
+    with restore.temporary_login(url, roles.APP) as app_url, tempfile.TemporaryFile() as log:
         environment |= {
             "APP_ENVIRONMENT": "test",
             "DATABASE_URL": app_url,

@@ -4,9 +4,14 @@ The dump is read twice: first to see that every byte is the one that was written
 restore. So a database is not touched for a backup that is no good, and no disk has to hold it.
 """
 
+import secrets
+from collections.abc import Generator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, LiteralString
+from urllib.parse import urlsplit, urlunsplit
 
 from psycopg import Connection
+from psycopg.conninfo import conninfo_to_dict
 from psycopg.rows import TupleRow
 from psycopg.sql import SQL, Identifier
 
@@ -17,6 +22,7 @@ from chassis.backup.streams import Tally, Undecryptable, decrypt, megabytes, tel
 from chassis.data import roles
 from chassis.data.catalog import catalog_problems
 from chassis.failure import Failure
+from chassis.features import PACKAGE
 
 if TYPE_CHECKING:
     from chassis.settings import Settings
@@ -43,14 +49,17 @@ def restore(settings: "Settings", url: str, name: str | None = None) -> Manifest
     The user of `url` is as one who migrates: it owns the database, and may make roles where they do not exist yet.
     Raises Failure. Until the checks, that leaves the database as empty as it was.
     """
+    if not conninfo_to_dict(url).get("dbname"):
+        raise Failure("name the database in --to: postgresql://user@host/name")
     store, key = Store.of(settings), streams.identity(settings)
     manifest = store.manifest(name)
     with connected(url, autocommit=True) as connection:
         refuse_contents(connection)
         pg_restore = suitable(settings, connection, manifest)
     verify(store, manifest, key)
-    load(store, manifest, key, url, pg_restore)
-    _, known = check(manifest, url)
+    with restorer(url) as login:
+        load(store, manifest, key, login, pg_restore)
+        _, known = check(manifest, login)
     for problem in known:
         tell("problem from before the backup", f"As it was when it was backed up: {problem}", problem=problem)
     return manifest
@@ -100,10 +109,40 @@ def verify(store: Store, manifest: Manifest, key: str) -> None:
     tell("backup verified", f"{manifest.name} is what was stored: {megabytes(stored.bytes)}.", bytes=stored.bytes)
 
 
-def load(store: Store, manifest: Manifest, key: str, url: str, pg_restore: str) -> None:
-    """Restore into the empty database at `url`, in one transaction. Raises Failure."""
+@contextmanager
+def restorer(url: str) -> Generator[str]:
+    """The database at `url`, with our roles, for who may do no more than a migration and a backup.
+
+    A dump is a program, and whoever can write to the store may have written this one: as a superuser it could do
+    anything to the server and to its machine.
+    """
     with connected(url, autocommit=True) as connection:
         roles.prepare(connection)
+    with temporary_login(url, roles.MIGRATOR, roles.BACKUP) as login:
+        yield login
+
+
+@contextmanager
+def temporary_login(url: str, *members: str) -> Generator[str]:
+    """A login that may do what these roles may, for the length of the block: the URL of the database as it.
+
+    The roles' own passwords are left alone: on a server that is in use, replicas sign in with them.
+    """
+    name, password = f"{PACKAGE}_restore_{secrets.token_hex(4)}", secrets.token_urlsafe(24)
+    with connected(url, autocommit=True) as connection:
+        granted = SQL(", ").join(map(Identifier, members))
+        connection.execute(SQL("create role {} login inherit in role {}").format(Identifier(name), granted))
+        roles.set_password(connection, name, password)
+    parts = urlsplit(url)
+    try:
+        yield urlunsplit(parts._replace(netloc=f"{name}:{password}@{parts.netloc.rpartition('@')[2]}"))
+    finally:
+        with connected(url, autocommit=True) as connection:
+            connection.execute(SQL("drop role {}").format(Identifier(name)))
+
+
+def load(store: Store, manifest: Manifest, key: str, url: str, pg_restore: str) -> None:
+    """Restore into the empty database of a `restorer`, in one transaction. Raises Failure."""
     loaded = Tally("restoring")
     command = (pg_restore, "--single-transaction", "--no-owner", f"--role={roles.MIGRATOR}")
     with store.open_dump(manifest.name) as source, Program(command, url) as restoring:
@@ -123,13 +162,12 @@ def load(store: Store, manifest: Manifest, key: str, url: str, pg_restore: str) 
 
 
 def check(manifest: Manifest, url: str) -> tuple[list[str], list[str]]:
-    """Hold the database at `url` against the manifest. Raises Failure with what differs.
+    """Hold the database of a `restorer` against the manifest. Raises Failure with what differs.
 
     Returns what was checked, and what is wrong with the catalog here as it was in the database that was backed up.
     """
     with connected(url, autocommit=True) as connection:
         found = catalog_problems(connection)
-        roles.join(connection, roles.BACKUP)
         connection.execute(SQL("set role {}").format(Identifier(roles.BACKUP)))
         heads, tables = applied(connection), census(connection)
     problems = [problem for problem in found if problem not in manifest.problems]

@@ -20,6 +20,7 @@ from pydantic import AwareDatetime, BaseModel, ValidationError
 
 from chassis.dev.database import state_folder
 from chassis.failure import Failure
+from chassis.features import PACKAGE
 from chassis.settings import ConfigurationRefused
 
 if TYPE_CHECKING:
@@ -39,6 +40,7 @@ _MOST_PARTS = 9_000  # S3 takes 10,000
 _PARTS_AT_ONCE = 2
 _READ_BYTES = 1024 * 1024
 _UNFINISHED = timedelta(days=2)
+_CLOCKS_DIFFER = timedelta(minutes=5)
 """A dump without a manifest that is older than this is no longer being written."""
 
 _METRICS = {
@@ -114,17 +116,18 @@ class Body:
 
 def new_name(taken_at: datetime) -> str:
     """A name that sorts by time and that no other backup has."""
-    return f"{taken_at.astimezone(UTC):%Y%m%dT%H%M%SZ}-{secrets.token_hex(3)}"
+    return f"{taken_at.astimezone(UTC):%Y%m%dT%H%M%S%fZ}-{secrets.token_hex(3)}"
 
 
 class Store:
     """The backups of one service. Every method raises Failure, in a line, for whatever the store has against it."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, *, make: bool = False) -> None:
         self.url = url.rstrip("/")
         with self._explained():
             if url.startswith("file://"):
-                self._objects: ObjectStore = LocalStore(Path(url.removeprefix("file://")), mkdir=True)
+                # A folder that is not there is a misspelt one, or a disk that is not mounted.
+                self._objects: ObjectStore = LocalStore(Path(url.removeprefix("file://")), mkdir=make)
             else:
                 plain = environ.get("AWS_ALLOW_HTTP", "").lower() == "true"  # obstore's, which our options would undo
                 options: ClientConfig = {**_CLIENT, "allow_http": plain}
@@ -139,7 +142,7 @@ class Store:
             return cls(settings.backup_url)
         if settings.deployed:
             raise ConfigurationRefused(["APP_BACKUP_URL is required: where the backups are"])
-        return cls((state_folder() / "backups").as_uri())
+        return cls((state_folder() / "backups").as_uri(), make=True)
 
     def names(self) -> list[str]:
         """The names of all backups, oldest first."""
@@ -156,9 +159,16 @@ class Store:
         with self._explained():
             text = bytes(obstore.get(self._objects, f"{chosen}.json").bytes())
         try:
-            return Manifest.model_validate_json(text)
+            manifest = Manifest.model_validate_json(text)
         except ValidationError:
             raise Failure(f"the manifest of {chosen} is not one that this release can read") from None
+        if manifest.name != chosen or manifest.taken_at != _taken_at(chosen):
+            raise Failure(f"the manifest of {chosen} is that of another backup, {manifest.name}")
+        if manifest.service != PACKAGE:
+            raise Failure(f"the backup {chosen} is of {manifest.service}, and not of {PACKAGE}")
+        if manifest.taken_at > datetime.now(UTC) + _CLOCKS_DIFFER:
+            raise Failure(f"the backup {chosen} says that it was taken in the future: name an earlier one")
+        return manifest
 
     def put_dump(self, name: str, pieces: Iterator[bytes], most_bytes: int) -> None:
         """Store what `pieces` gives. When that raises, what was uploaded is thrown away, and its error is raised."""
@@ -253,4 +263,4 @@ def _is_name(name: str) -> bool:
 
 
 def _taken_at(name: str) -> datetime:
-    return datetime.strptime(name.partition("-")[0], "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC)
+    return datetime.strptime(name.partition("-")[0], "%Y%m%dT%H%M%S%fZ").replace(tzinfo=UTC)

@@ -45,7 +45,8 @@ _HIDDEN: LiteralString = """
       and not (select rolbypassrls or rolsuper from pg_roles where rolname = {backup})
       and (not exists (select from pg_policy p where p.polrelid = ours.oid and p.polpermissive and {for_backup})
            or exists (select from pg_policy p where p.polrelid = ours.oid and not p.polpermissive
-                      and p.polcmd in ('r', '*') and p.polroles && array[0::oid, {backup}::regrole::oid]))
+                      and p.polcmd in ('r', '*')
+                      and exists (select from unnest(p.polroles) r where r = 0 or pg_has_role({backup}, r, 'usage'))))
 """
 
 _CHECKS: tuple[LiteralString, ...] = (
@@ -154,7 +155,7 @@ _CHECKS: tuple[LiteralString, ...] = (
     """
     select p.oid::regprocedure || ': the app role may call it, and it runs as ' || r.rolname || ', who sees all tenants'
     from pg_proc p join pg_roles r on r.oid = p.proowner join pg_namespace n on n.oid = p.pronamespace
-    where p.prosecdef and (r.rolsuper or r.rolbypassrls or r.rolname = {backup})
+    where p.prosecdef and (r.rolsuper or r.rolbypassrls or pg_has_role(r.oid, {backup}, 'usage'))
       and has_function_privilege({app}, p.oid, 'execute') and n.nspname !~ '^pg_' and n.nspname <> 'information_schema'
     """,
     """

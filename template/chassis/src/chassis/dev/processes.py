@@ -75,6 +75,7 @@ def get(host: str, port: int, path: str) -> tuple[int, bytes]:
         connection.close()
 
 
+_PASSED_ON = ("HOME", "LD_LIBRARY_PATH", "PATH", "TMPDIR")
 _NAMESPACE = ("unshare", "--user", "--map-user=1000", "--map-group=1000")
 
 
@@ -90,8 +91,8 @@ class Unprivileged:
     account: pwd.struct_passwd | None = None
 
     def run(self, command: Sequence[str | Path]) -> subprocess.CompletedProcess[str]:
-        """Run to its end, with neither a terminal nor the caller's locale."""
-        environment = {name: value for name, value in os.environ.items() if not name.startswith(("PG", "LC_", "LANG"))}
+        """Run to its end, with neither a terminal nor what the caller has in its environment, such as secrets."""
+        environment = {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
         return subprocess.run(
             [*self.prefix, *map(str, command)],
             env=environment | {"LC_ALL": "C"},
