@@ -17,7 +17,7 @@ def deploy(render: Render, request: pytest.FixtureRequest) -> Path:
     folder = render(shared_store=request.param) / "deploy"
     (folder / "host").mkdir()
     (folder / "host" / "host.env").write_text("GATEWAY_HOST=api.example.com\n")
-    (folder / "host" / "backup.env").write_text("AWS_SECRET_ACCESS_KEY=of-the-store\n")
+    (folder / "host" / "backup.env").write_text("AWS_ACCESS_KEY_ID=of-the-store\n")
     return folder
 
 
@@ -82,7 +82,7 @@ def test_nothing_but_backups_has_the_credentials_of_their_store(deploy: Path):
     services = yaml.safe_load(compose(deploy, "--profile=once").stdout)["services"]
     assert "migrate" in services
     assert [name for name, service in services.items() if "of-the-store" in str(service)] == ["backups"]
-    assert services["backups"]["environment"]["AWS_SECRET_ACCESS_KEY"] == "of-the-store"
+    assert services["backups"]["environment"]["AWS_ACCESS_KEY_ID"] == "of-the-store"
 
 
 @pytest.mark.parametrize("file", ["host.env", "backup.env"])

@@ -1,8 +1,8 @@
 """What stands in for `docker compose` when deploy.sh and runbooks are tried: their commands, on processes.
 
 A replica in place 3 is `chassis serve` on port 8000 of an address that ends in .13, as its container's would. An image
-is a folder of `releases/`, with migrations and variables of its own; a container has those of host.env as well, and that
-of `backups` those of backup.env.
+is a folder of `releases/`, with migrations and variables of its own; a container has those of host.env as well, and
+`backups` those of backup.env.
 Whatever they ask for that is not known here is an error.
 """
 
