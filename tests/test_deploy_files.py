@@ -17,6 +17,7 @@ def deploy(render: Render, request: pytest.FixtureRequest) -> Path:
     folder = render(shared_store=request.param) / "deploy"
     (folder / "host").mkdir()
     (folder / "host" / "host.env").write_text("GATEWAY_HOST=api.example.com\n")
+    (folder / "host" / "backup.env").write_text("AWS_ACCESS_KEY_ID=of-the-store\n")
     return folder
 
 
@@ -75,6 +76,21 @@ def test_whoever_has_a_variable_of_a_secret_has_its_file(deploy: Path):
         given = {secret["source"] for secret in service.get("secrets", [])}
         assert wanted <= given, name
         assert name in STORES or "app_smoke_password" in wanted, name
+
+
+def test_nothing_but_backups_has_the_credentials_of_their_store(deploy: Path):
+    services = yaml.safe_load(compose(deploy, "--profile=once").stdout)["services"]
+    assert "migrate" in services
+    assert [name for name, service in services.items() if "of-the-store" in str(service)] == ["backups"]
+    assert services["backups"]["environment"]["AWS_ACCESS_KEY_ID"] == "of-the-store"
+
+
+@pytest.mark.parametrize("file", ["host.env", "backup.env"])
+def test_a_file_that_a_host_lacks_is_named_in_a_line(deploy: Path, file: str):
+    (deploy / "host" / file).unlink()
+    refused = subprocess.run([deploy / "deploy.sh", "image"], capture_output=True, text=True, check=False)
+    missing = f"{deploy}/host/{file} is missing: docs/production.md says what belongs there"
+    assert (refused.returncode, refused.stderr) == (1, f"deploy: {missing}\n")
 
 
 def test_backups_leave_their_metrics_on_the_host_and_are_healthy_by_themselves(deploy: Path):

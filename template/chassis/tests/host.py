@@ -51,6 +51,7 @@ class Host:
         }
         lines = [f"{name}={value}\n" for name, value in (gateway | variables).items()]
         (self.state / "host.env").write_text("".join(lines))
+        (self.state / "backup.env").touch()
         (self.state / "secrets").mkdir()
         (self.state / "secrets" / "app_smoke_password").write_text(SMOKE_PASSWORD)
         commands = folder / "bin"

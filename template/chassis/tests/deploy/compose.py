@@ -1,7 +1,8 @@
 """What stands in for `docker compose` when deploy.sh and runbooks are tried: their commands, on processes.
 
 A replica in place 3 is `chassis serve` on port 8000 of an address that ends in .13, as its container's would. An image
-is a folder of `releases/`, with migrations and variables of its own; a container has those of host.env as well.
+is a folder of `releases/`, with migrations and variables of its own; a container has those of host.env as well, and
+`backups` those of backup.env.
 Whatever they ask for that is not known here is an error.
 """
 
@@ -31,6 +32,7 @@ def main(arguments: list[str]) -> int:
         variables |= values(arguments[1])
         arguments = arguments[2:]
     command = " ".join(arguments)
+    assert not re.search(r"://[^/@ ]+:[^/@ ]+@|password '", command), "every user of a host sees arguments"
     PROCESSES.mkdir(exist_ok=True)
     if command.startswith("up --detach --wait postgres"):
         print("the database of the test is up")
@@ -109,9 +111,9 @@ def run_once(arguments: list[str]) -> int:
             mounted[inside] = outside
         else:
             assert option == "--env", option
-            variable, _, path = value.partition("=")
-            more[variable] = mounted[path]
-    return run(arguments[1:], os.environ["RELEASE"], more)
+            variable, has_value, path = value.partition("=")
+            more[variable] = mounted[path] if has_value else os.environ[variable]
+    return run(arguments[1:], os.environ["RELEASE"], values("host/backup.env") | more)
 
 
 def values(file: str | Path) -> dict[str, str]:
@@ -122,7 +124,8 @@ def environment_of(image: str) -> dict[str, str]:
     """The variables of a process of that release, on this host."""
     own: dict[str, str] = json.loads((HOST / "releases" / image / "environment.json").read_text())
     password = {"APP_SMOKE_PASSWORD_FILE": str(HOST / "secrets" / "app_smoke_password")}
-    return os.environ | password | values("host/host.env") | own
+    outside = {name: value for name, value in os.environ.items() if not name.startswith("PG")}  # psql's, on the host
+    return outside | password | values("host/host.env") | own
 
 
 def run(command: list[str], image: str, more: Mapping[str, str] = MappingProxyType({})) -> int:

@@ -37,10 +37,12 @@ class Stage:
             "APP_ENVIRONMENT": "test",
             "APP_PUBLIC_URL": "http://localhost",
             "APP_SMOKE_EMAILS": ",".join(SMOKE),
-            "APP_BACKUP_URL": (folder / "backups").as_uri(),
-            "APP_BACKUP_RECIPIENTS": f"{other.to_public()},{key.to_public()}",
         }
         self.host = Host(folder, variables)
+        (self.host.state / "backup.env").write_text(
+            f"APP_BACKUP_URL={(folder / 'backups').as_uri()}\n"
+            f"APP_BACKUP_RECIPIENTS={other.to_public()},{key.to_public()}\n"
+        )
         self.secrets = self.host.state / "secrets"
         users = {"database_url": "app", "backup_database_url": "backup", "migrator_database_url": "postgres"}
         for secret, user in users.items():
