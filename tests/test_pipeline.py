@@ -591,6 +591,8 @@ DEPLOYING = {
     "DEPLOY_SSH_KEY": "key",
     "DEPLOY_KNOWN_HOSTS": "host.example.com ssh-ed25519 AAAA",
     "PUBLIC_URL": "https://api.example.com",
+    "APP_SMOKE_EMAILS": "a@x.com,b@x.com",
+    "APP_SMOKE_PASSWORD": "password",
     "GITHUB_ACTOR": "somebody",
     "REGISTRY_TOKEN": "token",
     **HOST,
