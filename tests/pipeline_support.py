@@ -42,6 +42,7 @@ case $call in
   folder=${{4%%:*}} # which the container has as /parity
   cd "${{0%/*}}/.." && PYTHONPATH=chassis \\
     {sys.executable} -m chassis.cli parity "$folder/staging.json" "$folder/production.json" ;;
+*" chassis smoke "*) : "${{APP_SMOKE_EMAILS:?}}" "${{APP_SMOKE_PASSWORD:?}}" ;;
 *" ssh "*" tar "*) cat >/dev/null ;;
 *" gh api users/"* | *" gh api orgs/"*) echo 42 ;;
 *" gh pr list "* | *" gh issue list "*) echo "$OTHER" ;;
@@ -114,8 +115,9 @@ class Repository:
         """Run a workflow. A call that matches a line of `red` fails; `other` is what production has instead."""
         calls = self.beside / "calls"
         calls.write_text("")
-        variables = {"PUBLIC_URL": "https://api.example.com", "APP_SMOKE_EMAILS": "a@x.com,b@x.com"} | variables
-        secrets = ("DEPLOY_SSH_KEY", "DEPLOY_KNOWN_HOSTS", "APP_SMOKE_PASSWORD", "TEMPLATE_UPDATE_TOKEN")
+        variables = {"PUBLIC_URL": "https://api.example.com"} | variables
+        smoke = ("APP_SMOKE_EMAILS", "APP_SMOKE_PASSWORD")
+        secrets = ("DEPLOY_SSH_KEY", "DEPLOY_KNOWN_HOSTS", *smoke, "TEMPLATE_UPDATE_TOKEN")
         command = ["act", event, "--workflows", f".github/workflows/{workflow}", "--no-cache-server"]
         command += ["--platform=ubuntu-24.04=-self-hosted", "--actor=somebody", "--secret=GITHUB_TOKEN=token"]
         command += [f"--local-repository={action}={self.beside / 'actions' / action}" for action in self.actions()]

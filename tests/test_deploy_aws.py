@@ -264,7 +264,7 @@ def test_a_migration_that_fails_ends_it(account: Account):
 
 
 def test_without_accounts_for_the_smoke_test_nothing_is_touched(account: Account):
-    account.will(0, 1, says=("chassis: smoke-a@example.com is somebody's already",))
+    account.will(0, 1, says=("chassis: account 1 of 2 is somebody's already",))
     failed = account.run(FIRST)
     assert failed.returncode == 1
     assert "is somebody's already\n" in failed.stderr

@@ -142,7 +142,7 @@ class TestAsItIsWritten:
     def test_no_secret_but_these(self):
         found = {name for workflow in WORKFLOWS for name in re.findall(r"secrets\.(\w+)", text_of(workflow))}
         assert found == {
-            *("DEPLOY_SSH_KEY", "DEPLOY_KNOWN_HOSTS", "APP_SMOKE_PASSWORD"),
+            *("DEPLOY_SSH_KEY", "DEPLOY_KNOWN_HOSTS", "APP_SMOKE_EMAILS", "APP_SMOKE_PASSWORD"),
             *("APP_BACKUP_IDENTITY", "BACKUP_STORE", "TEMPLATE_UPDATE_TOKEN"),
         }
         assert not any("inherit" in text_of(name) for name in WORKFLOWS)
@@ -591,6 +591,8 @@ DEPLOYING = {
     "DEPLOY_SSH_KEY": "key",
     "DEPLOY_KNOWN_HOSTS": "host.example.com ssh-ed25519 AAAA",
     "PUBLIC_URL": "https://api.example.com",
+    "APP_SMOKE_EMAILS": "a@x.com,b@x.com",
+    "APP_SMOKE_PASSWORD": "password",
     "GITHUB_ACTOR": "somebody",
     "REGISTRY_TOKEN": "token",
     **HOST,

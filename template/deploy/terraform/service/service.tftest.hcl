@@ -95,8 +95,12 @@ run "whole" {
     error_message = "The server is not to have the migrator's address."
   }
   assert {
-    condition     = !contains(keys(local.secrets), "APP_SMOKE_PASSWORD") && output.smoke == { emails = "smoke-a@example.com,smoke-b@example.com", password_secret = "arn:smoke" }
+    condition     = !contains(keys(local.secrets), "APP_SMOKE_PASSWORD") && output.smoke.password_secret == "arn:smoke"
     error_message = "Who makes the accounts of the smoke test has their password, and the server has not."
+  }
+  assert {
+    condition     = output.smoke.emails == replace("smoke-a-KEY@example.com,smoke-b-KEY@example.com", "KEY", substr(sha256("${var.secrets.key_arn} 1"), 0, 16))
+    error_message = "Who can guess the addresses of the smoke test can lock them out."
   }
   assert {
     condition     = aws_cloudwatch_metric_alarm.this["backups"].treat_missing_data == "breaching" && aws_cloudwatch_metric_alarm.this["backups"].period * aws_cloudwatch_metric_alarm.this["backups"].evaluation_periods == 26 * 3600

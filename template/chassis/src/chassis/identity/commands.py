@@ -1,7 +1,7 @@
 """What an operator does to identity from a terminal: on the database alone, whatever the replicas are doing."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import UTC, datetime
 from typing import LiteralString, NamedTuple, TypeVar
 
@@ -76,13 +76,16 @@ def set_disabled(service: Service, settings: Settings, email: str, *, disabled: 
     return 0
 
 
-def make_accounts(service: Service, settings: Settings, wanted: Iterable[tuple[str, str]]) -> int:
-    """Make an account, verified and with a tenant of its own, for each address and password, unless it is there."""
+def make_accounts(service: Service, settings: Settings, wanted: Sequence[tuple[str, str]]) -> int:
+    """Make an account, verified and with a tenant of its own, for each address and password, unless it is there.
+
+    What it says ends up in logs, and who knows an address can lock its account out: so it says which one by number.
+    """
 
     async def make(identity: Identity) -> None:
-        for email, password in wanted:
-            made = await _make(identity, email, password)
-            print(f"{email} {'can sign in from now on' if made else 'is there already'}.")
+        for number, (email, password) in enumerate(wanted, start=1):
+            made = await _make(identity, f"account {number} of {len(wanted)}", email, password)
+            print(f"account {number} of {len(wanted)} {'can sign in from now on' if made else 'is there already'}.")
 
     _run(service, settings, make)
     return 0
@@ -151,7 +154,7 @@ async def _set_disabled(identity: Identity, email: str, *, disabled: bool) -> in
         return ended
 
 
-async def _make(identity: Identity, email: str, password: str) -> bool:
+async def _make(identity: Identity, name: str, email: str, password: str) -> bool:
     """Whether the account had to be made. Raises Failure for one that others may have made: it is left as it is."""
     address = accounts.parse_address(email)
     async with identity.database.unit_of_work(None, lookup=address.lookup) as db:
@@ -163,7 +166,7 @@ async def _make(identity: Identity, email: str, password: str) -> bool:
         return True
     good = account.verified_at is not None and account.disabled_at is None
     if not (good and await identity.passwords.matches(password, account.password_hash)):
-        raise Failure(f"{email} is somebody's already, with another password, or may not sign in: choose another one")
+        raise Failure(f"{name} is somebody's already, with another password, or may not sign in: take another address")
     return False
 
 
