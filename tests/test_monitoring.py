@@ -105,6 +105,18 @@ def test_each_alert_says_how_bad_it_is_whose_and_where_to_read_on(project: Path)
         assert rule["annotations"]["summary"].endswith(".")
 
 
+def test_each_alarm_of_aws_leads_to_a_section(render: Render):
+    project = render(deploy_target="aws-ecs", shared_store="valkey")
+    page = (project / "docs" / "runbooks" / "alerts.md").read_text()
+    service = project / "deploy" / "terraform" / "service"
+    text = "".join((service / name).read_text() for name in ("alarms.tf", "valkey.tf"))
+    alarms = re.findall(r"^ +([a-z-]+) += \{\s+metric +=", text, re.MULTILINE)
+    assert {"errors", "tasks-cpu", "valkey-memory"} <= set(alarms)
+    table = re.findall(r"^\| (`.+) \| \[(\w+)\]\(#", page, re.MULTILINE)
+    assert sorted(name for names, _ in table for name in re.findall(r"`([^`]+)`", names)) == sorted(alarms)
+    assert {section for _, section in table} <= set(re.findall(r"^### (.*)$", page, re.MULTILINE))
+
+
 def test_each_section_of_the_runbook_answers_what_somebody_at_night_asks(project: Path):
     page = (project / "docs" / "runbooks" / "alerts.md").read_text()
     for section in re.split(r"^### ", page, flags=re.MULTILINE)[1:]:

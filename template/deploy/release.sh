@@ -27,7 +27,11 @@ main() {
     exit 2
     ;;
   esac
-  repository=${GITHUB_REPOSITORY:-$(git remote get-url origin | sed -E 's#^.*[:/]([^/]+/[^/]+)$#\1#; s#\.git$##')}
+  repository=${GITHUB_REPOSITORY:-$(git remote get-url origin 2>/dev/null | sed -E 's#^.*[:/]([^/]+/[^/]+)$#\1#; s#\.git$##')}
+  [[ -n $repository ]] || fail "this repository has no remote called origin: GITHUB_REPOSITORY=owner/name says which it is"
+  for program in docker gh jq; do
+    command -v "$program" >/dev/null || fail "there is no $program here, which this needs"
+  done
   revision=${GITHUB_SHA:-$(git rev-parse HEAD)}
   work=$(mktemp -d)
   trap leave EXIT
@@ -178,6 +182,8 @@ alarm() {
 update() {
   local branch=template-update title="Bring the template's newest release" log=$work/update.log failed="" draft=()
   : "${GH_TOKEN:?}"
+  # What is committed here is all that has changed.
+  [[ -z $(git status --porcelain) ]] || fail "commit or put away first what you have changed"
   env --unset=GH_TOKEN make update ARGS=--defaults >"$log" 2>&1 || failed=yes
   cat "$log"
   git add --all
