@@ -27,6 +27,17 @@ for role in ("AUTHOR", "COMMITTER"):
     os.environ[f"GIT_{role}_EMAIL"] = "somebody@example.com"
 
 
+# What takes minutes begins first, so that neither of the two processes is left alone with it at the end.
+LONGEST_FIRST = ("test_service.py", "test_terraform.py", "test_modules.py", "test_image.py", "test_monitoring.py")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    def place(item: pytest.Item) -> int:
+        return LONGEST_FIRST.index(item.path.name) if item.path.name in LONGEST_FIRST else len(LONGEST_FIRST)
+
+    items.sort(key=place)
+
+
 class Render(Protocol):
     """Render the template with default answers but for those given, without the hook. Raises what Copier raises."""
 

@@ -311,7 +311,10 @@ def test_what_is_not_meant_is_refused(account: Account):
     assert (elsewhere.returncode, elsewhere.stderr) == (1, "deploy: DEPLOYMENT is of staging, and not of production\n")
     for deployment in ("{}", "nonsense"):
         unknown = account.run("back", DEPLOYMENT=deployment)
-        assert (unknown.returncode, unknown.stderr) == (1, "deploy: DEPLOYMENT is not what Terraform calls deployment\n")
+        assert (unknown.returncode, unknown.stderr) == (
+            1,
+            "deploy: DEPLOYMENT is not what Terraform calls deployment\n",
+        )
     misspelt = account.run("--on", "stagin", "back")
     assert (misspelt.returncode, misspelt.stderr) == (1, "deploy: --on is staging or production, and not stagin\n")
     changed = account.run(CHANGED)

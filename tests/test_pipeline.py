@@ -362,6 +362,19 @@ class TestTheTemplatesNewestRelease:
         listed = subprocess.check_output(command, cwd=updating.root, text=True)
         return [line.split("\t")[1] for line in listed.splitlines()]
 
+    def test_has_nothing_in_it_that_somebody_was_working_on(self, updating: Repository):
+        (updating.root / "notes").write_text("a secret\n")
+        run = self.updated(updating, "echo new >from-the-template")
+        assert (run.code, run.calls) == (1, [])
+        assert run.output.endswith("release: commit or put away first what you have changed\n")
+        assert self.pushed(updating) == []
+
+    def test_needs_to_know_the_repository(self, updating: Repository):
+        subprocess.run(["git", "remote", "remove", "origin"], cwd=updating.root, check=True)
+        run = updating.release("alarm", "title", GITHUB_REPOSITORY="")
+        assert (run.code, run.calls) == (1, [])
+        assert "no remote called origin" in run.output
+
     def test_is_a_pull_request(self, updating: Repository):
         run = self.updated(updating, 'test "$1 $2" = "update ARGS=--defaults" && echo new >Makefile')
         assert run.code == 0, run.output

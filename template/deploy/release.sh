@@ -27,11 +27,8 @@ main() {
     exit 2
     ;;
   esac
-  repository=${GITHUB_REPOSITORY:-$(git remote get-url origin 2>/dev/null | sed -E 's#^.*[:/]([^/]+/[^/]+)$#\1#; s#\.git$##')}
+  repository=${GITHUB_REPOSITORY:-$({ git remote get-url origin 2>/dev/null || echo; } | sed -E 's#^.*[:/]([^/]+/[^/]+)$#\1#; s#\.git$##')}
   [[ -n $repository ]] || fail "this repository has no remote called origin: GITHUB_REPOSITORY=owner/name says which it is"
-  for program in docker gh jq; do
-    command -v "$program" >/dev/null || fail "there is no $program here, which this needs"
-  done
   revision=${GITHUB_SHA:-$(git rev-parse HEAD)}
   work=$(mktemp -d)
   trap leave EXIT
