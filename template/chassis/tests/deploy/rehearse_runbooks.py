@@ -39,6 +39,7 @@ class Stage:
             "APP_SMOKE_EMAILS": ",".join(SMOKE),
         }
         self.host = Host(folder, variables)
+        (folder / "backups").mkdir()
         (self.host.state / "backup.env").write_text(
             f"APP_BACKUP_URL={(folder / 'backups').as_uri()}\n"
             f"APP_BACKUP_RECIPIENTS={other.to_public()},{key.to_public()}\n"

@@ -34,6 +34,7 @@ GONE = (
     asyncpg.TooManyConnectionsError,
     asyncpg.ReadOnlySQLTransactionError,
     asyncpg.InterfaceError,
+    asyncpg.InternalClientError,  # of a connection that the server has ended while it rested
 )
 
 
@@ -54,7 +55,7 @@ def problem_of(error: Exception) -> Problem | None:
 
 
 def _our_mistake(error: Exception) -> bool:
-    """Whether an InterfaceError is not about the connection: a wrong argument, or two queries at once on one."""
+    """Whether an error of the client is not about the connection: a wrong argument, or two queries at once on one."""
     return isinstance(error, ValueError) or "another operation" in str(error)
 
 
