@@ -267,7 +267,8 @@ class TestInAStandInForAws:
 
 
 PASSWORDS = ("database_app", "database_backup", "database_migrator")
-MADE = ("app_secret_key", "app_smoke_password", *PASSWORDS, "database_url", "backup_database_url", "migrator_database_url")
+URLS = ("database_url", "backup_database_url", "migrator_database_url")
+MADE = ("app_secret_key", "app_smoke_password", *PASSWORDS, *URLS)
 
 
 def secret(endpoint: str, name: str) -> str:
