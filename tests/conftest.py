@@ -70,6 +70,12 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return target
 
 
+def copy_template(template: Path, target: Path, **answers: str) -> Path:
+    """Render into `target` with default answers but for those given, without the hook; returns `target`."""
+    run_copy(str(template), target, data=answers, defaults=True, unsafe=True, quiet=True, skip_tasks=True)
+    return target
+
+
 @pytest.fixture
 def render(template: Path, tmp_path: Path) -> Render:
     made: list[Path] = []
@@ -77,8 +83,7 @@ def render(template: Path, tmp_path: Path) -> Render:
     def render(**answers: str) -> Path:
         target = tmp_path / f"render-{len(made)}"
         made.append(target)
-        run_copy(str(template), target, data=answers, defaults=True, unsafe=True, quiet=True, skip_tasks=True)
-        return target
+        return copy_template(template, target, **answers)
 
     return render
 
@@ -86,9 +91,7 @@ def render(template: Path, tmp_path: Path) -> Render:
 @pytest.fixture(scope="session")
 def default_tree(template: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     """The tree of a render with default answers."""
-    target = tmp_path_factory.mktemp("default") / "service"
-    run_copy(str(template), target, defaults=True, unsafe=True, quiet=True, skip_tasks=True)
-    return tree(target)
+    return tree(copy_template(template, tmp_path_factory.mktemp("default") / "service"))
 
 
 def tree(folder: Path) -> dict[str, bytes]:

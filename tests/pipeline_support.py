@@ -113,8 +113,6 @@ class Repository:
         self, event: str = "push", *, workflow: str = "deliver.yml", red: str = "", other: str = "", **variables: str
     ) -> Outcome:
         """Run a workflow. A call that matches a line of `red` fails; `other` is what production has instead."""
-        calls = self.beside / "calls"
-        calls.write_text("")
         variables = {"PUBLIC_URL": "https://api.example.com"} | variables
         smoke = ("APP_SMOKE_EMAILS", "APP_SMOKE_PASSWORD")
         secrets = ("DEPLOY_SSH_KEY", "DEPLOY_KNOWN_HOSTS", *smoke, "TEMPLATE_UPDATE_TOKEN")
@@ -123,29 +121,25 @@ class Repository:
         command += [f"--local-repository={action}={self.beside / 'actions' / action}" for action in self.actions()]
         command += [f"--secret={name}=secret" for name in secrets]
         command += [f"--var={name}={value}" for name, value in variables.items()]
-        command += [f"--env=CALLS={calls}", f"--env=RED={red}", f"--env=OTHER={other}"]
-        done = subprocess.run(
-            command,
-            cwd=self.root,
-            env=self.environment,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            check=False,
-            timeout=60,
-        )
-        return Outcome(done.returncode, done.stdout, calls.read_text().splitlines())
+        command += [f"--env=CALLS={self.calls}", f"--env=RED={red}", f"--env=OTHER={other}"]
+        return self._run(command, {})
 
     def release(self, *arguments: str, **variables: str) -> Outcome:
         """Run a command of deploy/release.sh by itself, as a person would."""
-        calls = self.beside / "calls"
-        calls.write_text("")
-        given = {"CALLS": str(calls), "RED": "", "OTHER": "", "GITHUB_REPOSITORY": "example-org/my-service"} | variables
+        given = {"CALLS": str(self.calls), "RED": "", "OTHER": "", "GITHUB_REPOSITORY": "example-org/my-service"}
+        return self._run(["deploy/release.sh", *arguments], given | variables)
+
+    @property
+    def calls(self) -> Path:
+        """Where stand-ins write down that they were called."""
+        return self.beside / "calls"
+
+    def _run(self, command: list[str], variables: dict[str, str]) -> Outcome:
+        self.calls.write_text("")
         done = subprocess.run(
-            ["deploy/release.sh", *arguments],
+            command,
             cwd=self.root,
-            env=self.environment | given,
+            env=self.environment | variables,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -153,7 +147,7 @@ class Repository:
             check=False,
             timeout=60,
         )
-        return Outcome(done.returncode, done.stdout, calls.read_text().splitlines())
+        return Outcome(done.returncode, done.stdout, self.calls.read_text().splitlines())
 
     def actions(self) -> Iterator[str]:
         """Every action of others that the workflows use, as owner/name@commit."""

@@ -14,9 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from copier import run_copy
-from test_demo import wait_for
-from test_terraform import ask, tools
+from conftest import copy_template
+from test_terraform import ask, moto_server, tools
 
 __all__ = ["tools"]
 
@@ -111,12 +110,12 @@ sys.exit(subprocess.call([real, *put], stdout=subprocess.DEVNULL))
 class Account:
     """An account of AWS in which a service is, and `deploy.sh` on a machine that is signed in to it."""
 
-    def __init__(self, folder: Path, deploy: Path, tools: Path, port: int) -> None:
+    def __init__(self, folder: Path, deploy: Path, tools: Path, endpoint: str) -> None:
         self.folder, self._deploy, self._tools = folder, deploy, tools
         self._environment = {
             "PATH": f"{folder}:{os.environ['PATH']}",
             "HOME": str(folder),
-            "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}",
+            "AWS_ENDPOINT_URL": f"http://{endpoint}",
             "AWS_ACCESS_KEY_ID": "testing",
             "AWS_SECRET_ACCESS_KEY": "testing",
             "AWS_DEFAULT_REGION": "eu-central-1",
@@ -187,35 +186,18 @@ class Account:
 @pytest.fixture(scope="module")
 def deploy(template: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("ecs") / "service"
-    run_copy(
-        str(template),
-        folder,
-        data={"deploy_target": "aws-ecs"},
-        defaults=True,
-        unsafe=True,
-        quiet=True,
-        skip_tasks=True,
-    )
-    return folder / "deploy"
+    return copy_template(template, folder, deploy_target="aws-ecs") / "deploy"
 
 
 @pytest.fixture(scope="module")
-def moto(tools: Path, tmp_path_factory: pytest.TempPathFactory) -> Generator[int]:
-    """The port of an AWS that keeps what it is told."""
-    log = tmp_path_factory.mktemp("moto") / "log"
-    with log.open("w") as output:
-        command = [tools / "moto_server", "-H", "127.0.0.1", "-p", "0"]
-        server = subprocess.Popen(command, stdout=output, stderr=output)
-    try:
-        yield int(wait_for(r"Running on http://127\.0\.0\.1:(\d+)", log, server)[1])
-    finally:
-        server.terminate()
-        server.wait(10)
+def moto(tools: Path, tmp_path_factory: pytest.TempPathFactory) -> Generator[str]:
+    with moto_server(tools, tmp_path_factory.mktemp("moto")) as endpoint:
+        yield endpoint
 
 
 @pytest.fixture
-def account(deploy: Path, tools: Path, moto: int, tmp_path: Path) -> Account:
-    ask(f"127.0.0.1:{moto}", "POST", "/moto-api/reset")
+def account(deploy: Path, tools: Path, moto: str, tmp_path: Path) -> Account:
+    ask(moto, "POST", "/moto-api/reset")
     return Account(tmp_path, deploy, tools, moto)
 
 

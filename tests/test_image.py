@@ -13,9 +13,9 @@ from collections.abc import Generator
 from pathlib import Path
 
 import pytest
-from copier import run_copy
 from pythons import NEWEST, python
 from test_demo import wait_for
+from test_modules import made
 from test_service import run
 
 BASE = "python:stand-in"
@@ -90,10 +90,7 @@ def test_the_image_is_built_and_keeps_every_promise(
     template: Path, engine: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     """The rendered service's own rehearsal of its image; of the renders, the one whose image has most in it."""
-    folder = tmp_path / "my-service"
-    answers = {"deploy_target": "aws-ecs", "shared_store": "valkey"}
-    run_copy(str(template), folder, data=answers, defaults=True, unsafe=True, quiet=True, skip_tasks=True)
-    run(folder, "uv", "sync", "--quiet", "--python", str(python(NEWEST)))
+    folder = made(template, tmp_path / "my-service", deploy_target="aws-ecs", shared_store="valkey")
     monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}:{DEBIAN}:/bin")
     monkeypatch.setenv("DOCKER_HOST", engine)
     monkeypatch.setenv("DOCKER_BUILDKIT", "1")

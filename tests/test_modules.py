@@ -4,14 +4,15 @@ import shutil
 from pathlib import Path
 
 import pytest
-from copier import run_copy
+from conftest import copy_template
 from pythons import NEWEST, python
 from test_documentation import blocks
 from test_service import run
 
 
 def made(template: Path, folder: Path, **answers: str) -> Path:
-    run_copy(str(template), folder, data=answers, defaults=True, unsafe=True, quiet=True, skip_tasks=True)
+    """Render the template, and make its environment with the newest Python; returns the folder."""
+    copy_template(template, folder, **answers)
     run(folder, "uv", "sync", "--quiet", "--python", str(python(NEWEST)))
     return folder
 

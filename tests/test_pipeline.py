@@ -13,8 +13,7 @@ from typing import Any, cast
 
 import pytest
 import yaml
-from conftest import ROOT
-from copier import run_copy
+from conftest import ROOT, copy_template
 from pipeline_support import BASE_DIGEST, DIGEST, IMAGE, Repository, copy, prepare
 
 WORKFLOWS = ("check.yml", "deliver.yml", "deploy.yml", "weekly.yml")
@@ -27,8 +26,7 @@ TOMORROW, TODAY = ((datetime.now(UTC) + timedelta(days=days)).strftime("%Y-%m-%d
 def rendered(request: pytest.FixtureRequest, template: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A render for each kind of platform, as it is."""
     target = tmp_path_factory.mktemp(request.param) / "service"
-    answers = {"deploy_target": request.param}
-    run_copy(str(template), target, data=answers, defaults=True, unsafe=True, quiet=True, skip_tasks=True)
+    copy_template(template, target, deploy_target=request.param)
     subprocess.run(["git", "init", "--quiet"], cwd=target, check=True)  # by which actionlint finds what is called
     return target
 
@@ -50,9 +48,7 @@ def mine(host: Repository, tmp_path: Path) -> Repository:
 
 
 def _repository(template: Path, folder: Path, target: str) -> Repository:
-    answers = {"deploy_target": target}
-    run_copy(str(template), folder / "service", data=answers, defaults=True, unsafe=True, quiet=True, skip_tasks=True)
-    return prepare(folder / "service", folder / "beside")
+    return prepare(copy_template(template, folder / "service", deploy_target=target), folder / "beside")
 
 
 class TestAsItIsWritten:

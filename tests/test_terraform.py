@@ -13,11 +13,12 @@ import ssl
 import subprocess
 import sys
 from collections.abc import Generator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
 
 import pytest
-from conftest import ROOT
+from conftest import ROOT, copy_template
 from copier import run_copy, run_update
 from test_demo import wait_for
 from updating_support import commit, git, write
@@ -105,8 +106,7 @@ def tools(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def service(template: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """deploy/terraform of a service that has everything."""
     folder = tmp_path_factory.mktemp("aws") / "service"
-    answers = {"deploy_target": "aws-ecs", "shared_store": "valkey"}
-    run_copy(str(template), folder, data=answers, defaults=True, unsafe=True, quiet=True, skip_tasks=True)
+    copy_template(template, folder, deploy_target="aws-ecs", shared_store="valkey")
     return folder / "deploy" / "terraform"
 
 
@@ -196,6 +196,20 @@ def test_checkov_has_nothing_to_say(service: Path, tools: Path):
             assert report["summary"]["passed"] > 200
 
 
+@contextmanager
+def moto_server(tools: Path, folder: Path, **settings: str) -> Generator[str]:
+    """The host and port of an AWS that keeps what it is told, and runs nothing; its log goes into `folder`."""
+    log = folder / "log"
+    command = [tools / "moto_server", "-H", "127.0.0.1", "-p", "0"]
+    with log.open("w") as output:
+        server = subprocess.Popen(command, stdout=output, stderr=output, env=os.environ | settings)
+    try:
+        yield wait_for(r"Running on http://(127\.0\.0\.1:\d+)", log, server)[1]
+    finally:
+        server.terminate()
+        server.wait(10)
+
+
 class TestInAStandInForAws:
     """All of staging, built and taken down again: with the state in a bucket, and no secret in the state."""
 
@@ -203,29 +217,14 @@ class TestInAStandInForAws:
     @classmethod
     def endpoint(cls, tools: Path, tmp_path_factory: pytest.TempPathFactory) -> Generator[str]:
         settings = {"MOTO_IAM_LOAD_MANAGED_POLICIES": "true", "MOTO_ACM_VALIDATION_WAIT": "1"}
-        log = tmp_path_factory.mktemp("moto") / "log"
-        command = [tools / "moto_server", "-H", "127.0.0.1", "-p", "0"]
-        with log.open("w") as output:
-            server = subprocess.Popen(command, stdout=output, stderr=output, env=os.environ | settings)
-        try:
-            yield wait_for(r"Running on http://(127\.0\.0\.1:\d+)", log, server)[1]
-        finally:
-            server.terminate()
-            server.wait(10)
+        with moto_server(tools, tmp_path_factory.mktemp("moto"), **settings) as endpoint:
+            yield endpoint
 
     @pytest.fixture(scope="class")
     @classmethod
     def folder(cls, template: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         folder = tmp_path_factory.mktemp("stand-in") / "service"
-        run_copy(
-            str(template),
-            folder,
-            data={"deploy_target": "aws-ecs"},
-            defaults=True,
-            unsafe=True,
-            quiet=True,
-            skip_tasks=True,
-        )
+        copy_template(template, folder, deploy_target="aws-ecs")
         for name, text in STAND_IN.items():
             write(folder / "deploy" / "terraform", name, text)
         return folder / "deploy" / "terraform"

@@ -178,10 +178,9 @@ def _dumped(size: int, dumping: "Program", counting: "Counting", plain: Tally, t
 
 def _compare(dumped: dict[str, int], tables: dict[str, Table]) -> None:
     found = {name.replace('"', ""): rows for name, rows in dumped.items()}  # pg_dump may quote a word that we do not
+    counted = {name: found.get(name.replace('"', "")) for name in tables}
     wrong = [
-        f"{name} {found.get(name.replace(chr(34), ''), 0)} of {table.rows}"
-        for name, table in tables.items()
-        if found.get(name.replace('"', "")) != table.rows
+        f"{name} {counted[name] or 0} of {table.rows}" for name, table in tables.items() if counted[name] != table.rows
     ]
     if wrong:
         more = f" and {len(wrong) - _NAMED} more tables" if len(wrong) > _NAMED else ""
