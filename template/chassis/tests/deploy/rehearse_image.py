@@ -1,4 +1,4 @@
-"""The image, built by a real Docker from a folder full of secrets, and run as compose.yaml runs it.
+"""The image, built by a real Docker from a folder full of secrets, and run as it is in production.
 
 `make rehearse` runs it where there is a Docker. PYTHON_IMAGE names another base image than the Dockerfile does.
 """
