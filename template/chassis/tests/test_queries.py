@@ -181,16 +181,3 @@ async def test_text_that_looks_like_sql_is_only_text(open_database: Database):
     hostile = "'; drop table chassis.idempotency_keys; --"
     async with open_database.unit_of_work(None) as db:
         assert await db.one(echo, hostile) == hostile
-
-
-@pytest.mark.parametrize(
-    ("error", "code"),
-    [
-        (asyncpg.InternalClientError('cannot switch to state 12; protocol is in the "failed" state'), "unavailable"),
-        (asyncpg.InternalClientError("cannot switch to state 12; another operation (3) is in progress"), None),
-        (asyncpg.InterfaceError("cannot perform operation: another operation is in progress"), None),
-    ],
-)
-def test_a_connection_that_broke_while_it_rested_is_no_mistake_of_ours(error: Exception, code: str | None):
-    problem = pool.problem_of(error)
-    assert (problem and problem.code) == (code and f"database_{code}")

@@ -212,6 +212,26 @@ async def test_a_connection_that_died_while_it_rested_is_not_used_again(one: Cli
     await assert_whole(one)
 
 
+async def test_connections_that_end_at_any_moment_are_a_503(serving: Serving, sql: Sql):
+    """The driver has an error of its own for each moment, so this looks for all of them."""
+    found: set[tuple[int, str | None]] = set()
+    ended = asyncio.Event()
+
+    async def read() -> None:
+        while not ended.is_set():
+            answer = await api.get("/names")
+            found.add((answer.status_code, None if answer.is_success else answer.json()["code"]))
+
+    async with serving(acts, APP_DATABASE_POOL_SIZE="8") as api, asyncio.TaskGroup() as readers:
+        for _ in range(12):
+            readers.create_task(read())
+        for _ in range(30):
+            await asyncio.to_thread(sql, f"select pg_terminate_backend(pid) {OF_THE_APP}", roles.APP)
+            await asyncio.sleep(0.03)
+        ended.set()
+    assert found == {(200, None), (503, "database_unavailable")}
+
+
 async def test_a_statement_that_takes_too_long_is_stopped_by_the_server(serving: Serving, sql: Sql):
     limits = {"APP_STATEMENT_TIMEOUT_SECONDS": "0.3", "APP_REQUEST_TIMEOUT_SECONDS": "60"}
     async with serving(acts, APP_DATABASE_POOL_SIZE="1", **limits) as api:

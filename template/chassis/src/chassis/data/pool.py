@@ -34,7 +34,7 @@ GONE = (
     asyncpg.TooManyConnectionsError,
     asyncpg.ReadOnlySQLTransactionError,
     asyncpg.InterfaceError,
-    asyncpg.InternalClientError,  # of a connection that the server has ended while it rested
+    asyncpg.InternalClientError,  # of a connection that the server is just ending, whatever its text says
 )
 
 
@@ -56,7 +56,7 @@ def problem_of(error: Exception) -> Problem | None:
 
 def _our_mistake(error: Exception) -> bool:
     """Whether an error of the client is not about the connection: a wrong argument, or two queries at once on one."""
-    return isinstance(error, ValueError) or "another operation" in str(error)
+    return isinstance(error, ValueError) or "another operation is in progress" in str(error)
 
 
 def database_unavailable() -> Problem:
