@@ -20,7 +20,7 @@ import yaml
 DIGEST = f"sha256:{'0123456789abcdef' * 4}"
 IMAGE = f"ghcr.io/example-org/my-service@{DIGEST}"
 PARITY = '{"environment": "%s", "variables": ["DATABASE_URL"], "versions": {"PostgreSQL": "18.4"}}'
-PROGRAMS = ("docker", "gh", "ssh", "ssh-add", "aws", "uv", "make", "grype")
+PROGRAMS = ("docker", "gh", "ssh", "ssh-add", "aws", "uv", "make", "grype", "curl")
 
 # A call is a line: the environment it is for, the program, its arguments.
 _STAND_IN = f"""#!/usr/bin/env bash
@@ -43,6 +43,18 @@ case $call in
 *" chassis smoke "*) : "${{APP_SMOKE_EMAILS:?}}" "${{APP_SMOKE_PASSWORD:?}}" ;;
 *" ssh "*" tar "*) cat >/dev/null ;;
 *" gh api users/"* | *" gh api orgs/"*) echo 42 ;;
+*" gh api --paginate "*/deployment-branch-policies*) printf '%s' "$POLICIES" ;;
+*" gh api "*/codeowners/errors*) printf '%s' "$UNOWNED" ;;
+*" gh api "*/compare/*)
+  between=${{2##*/}} before=${{between%...*}} after=${{between#*...}}
+  git cat-file -e "$before" || exit 1
+  case $(git merge-base "$before" "$after") in
+  "$after") [[ $before == "$after" ]] && echo identical || echo behind ;;
+  "$before") echo ahead ;;
+  *) echo diverged ;;
+  esac ;;
+*" gh api "*/commits/main*) git rev-parse main ;;
+*" curl "*) [[ -n $SERVING ]] && printf '{{"version": "1", "revision": "%s"}}' "$SERVING" ;;
 *" gh pr list "* | *" gh issue list "*) echo "$OTHER" ;;
 *" --input - "*) cat >/dev/null ;;
 *" --body-file "*)
@@ -55,7 +67,7 @@ esac
 _ACTION = """\
 name: stub
 description: a stub
-inputs: {{subject-name: {{}}, subject-digest: {{}}, sbom-path: {{}}, role-to-assume: {{}}, aws-region: {{}}}}
+inputs: {{subject-name: {{}}, subject-digest: {{}}, sbom-path: {{}}, path: {{}}, role-to-assume: {{}}}}
 outputs:
   cmd:
     description: of the scanner
@@ -67,6 +79,12 @@ runs:
       run: >-
         echo "${{{{ env.ENVIRONMENT || '-' }}}} {name} ${{{{ inputs.subject-name }}}} ${{{{ inputs.subject-digest }}}}
         ${{{{ inputs.sbom-path }}}} ${{{{ inputs.role-to-assume }}}}" >>"$CALLS"
+    - if: endsWith('{name}', '/upload-artifact')
+      shell: bash
+      run: cp -r "${{{{ inputs.path }}}}" "$CALLS.artifact"
+    - if: endsWith('{name}', '/download-artifact')
+      shell: bash
+      run: cp -r "$CALLS.artifact" "${{{{ inputs.path }}}}"
 """
 
 
@@ -102,15 +120,29 @@ class Repository:
         for command in (["add", "--all"], ["commit", "--quiet", "--allow-empty", "--message=Change"]):
             subprocess.run(["git", *command], cwd=self.root, check=True)
 
+    def head(self) -> str:
+        """The commit that is checked out."""
+        return subprocess.check_output(["git", "rev-parse", "HEAD"], cwd=self.root, text=True).strip()
+
     @property
     def environment(self) -> dict[str, str]:
         """Of every process: nothing of the person's or the machine's but where programs are."""
         return {"PATH": f"{self.beside / 'bin'}{os.pathsep}{os.environ['PATH']}", "HOME": str(self.beside / "home")}
 
     def act(
-        self, event: str = "push", *, workflow: str = "deliver.yml", red: str = "", other: str = "", **variables: str
+        self,
+        event: str = "push",
+        *,
+        workflow: str = "deliver.yml",
+        red: str = "",
+        other: str = "",
+        serving: str = "",
+        **variables: str,
     ) -> Outcome:
-        """Run a workflow. A call that matches a line of `red` fails; `other` is what production has instead."""
+        """Run a workflow. A call that matches a line of `red` fails; `other` is what production has instead.
+
+        `serving` is the revision that is in service; without one, nothing answers.
+        """
         variables = {"PUBLIC_URL": "https://api.example.com"} | variables
         smoke = ("APP_SMOKE_EMAILS", "APP_SMOKE_PASSWORD")
         secrets = ("DEPLOY_SSH_KEY", "DEPLOY_KNOWN_HOSTS", *smoke, "TEMPLATE_UPDATE_TOKEN")
@@ -120,11 +152,18 @@ class Repository:
         command += [f"--secret={name}=secret" for name in secrets]
         command += [f"--var={name}={value}" for name, value in variables.items()]
         command += [f"--env=CALLS={self.calls}", f"--env=RED={red}", f"--env=OTHER={other}"]
+        command += [f"--env=SERVING={serving}"]
         return self._run(command, {})
 
     def release(self, *arguments: str, **variables: str) -> Outcome:
         """Run a command of deploy/release.sh by itself, as a person would."""
-        given = {"CALLS": str(self.calls), "RED": "", "OTHER": "", "GITHUB_REPOSITORY": "example-org/my-service"}
+        given = {
+            "CALLS": str(self.calls),
+            "RED": "",
+            "OTHER": "",
+            "SERVING": "",
+            "GITHUB_REPOSITORY": "example-org/my-service",
+        }
         return self._run(["deploy/release.sh", *arguments], given | variables)
 
     @property

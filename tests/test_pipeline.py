@@ -14,7 +14,7 @@ from typing import Any, cast
 import pytest
 import yaml
 from conftest import ROOT, copy_template
-from pipeline_support import DIGEST, IMAGE, Repository, copy, prepare
+from pipeline_support import DIGEST, IMAGE, Outcome, Repository, copy, prepare
 
 WORKFLOWS = ("check.yml", "deliver.yml", "deploy.yml", "weekly.yml")
 HOST = {"DEPLOY_HOST": "deploy@host.example.com"}
@@ -108,10 +108,13 @@ class TestAsItIsWritten:
         }
         for job in delivery.values():
             assert "if" not in job, "a condition such as always() would go on after a failure"
-        steps = [step.get("run", step.get("uses", "")) for step in workflow("deploy.yml")["jobs"]["deploy"]["steps"]]
+        taken = workflow("deploy.yml")["jobs"]["deploy"]["steps"]
+        conditions = [step["if"] for step in taken if "if" in step]
+        assert conditions == ["vars.DEPLOYMENT != ''", "inputs.environment == 'production'"], "of AWS, and compare"
+        steps = [step.get("run", step.get("uses", "")) for step in taken]
         order = [
             next(number for number, step in enumerate(steps) if word in step)
-            for word in ("verify", "aws-actions/", "parity", "compare", "release.sh deploy")
+            for word in ("verify", "forward", "aws-actions/", "parity", "compare", "release.sh deploy")
         ]
         assert order == sorted(order)
 
@@ -122,6 +125,7 @@ class TestAsItIsWritten:
             "drill",
             "template-update",
         }
+        assert "environment" not in workflow("weekly.yml")["jobs"]["update"], "which runs what is new"
         for _, job in jobs("deploy.yml", "weekly.yml"):
             for step in job["steps"]:
                 if "secrets." in str(step):
@@ -191,7 +195,16 @@ class TestAsItIsWritten:
             assert f"`{name}`" in page
 
     def test_somebody_is_asked_to_review(self, rendered: Path):
-        assert (rendered / "CODEOWNERS").read_text().splitlines()[-1] == "* @example-org"
+        text = (rendered / "CODEOWNERS").read_text()
+        assert text.splitlines()[-1] == "* @example-org"
+        assert "if @example-org is one, name a team" in text
+
+    def test_where_there_is_something_to_take_no_cache_is_read_nor_one_left_by_what_is_new(self):
+        for (_, name), job in jobs():
+            for step in job.get("steps", []):
+                if "setup-uv@" in step.get("uses", ""):
+                    trusted = "environment" not in job and name != "update"
+                    assert (step["with"].get("enable-cache") is not False) == trusted, name
 
 
 def text_of(name: str) -> str:
@@ -234,7 +247,7 @@ class TestARelease:
             assert -1 < verified < deployed < tried
             assert compared < deployed
             assert (compared > verified) == (environment == "production")
-            head = subprocess.check_output(["git", "rev-parse", "HEAD"], cwd=repository.root, text=True).strip()
+            head = repository.head()
             assert calls[tried].endswith(f" --revision {head}")
             for words in (
                 "--signer-workflow example-org/my-service/.github/workflows/deliver.yml ",
@@ -313,16 +326,126 @@ class TestARelease:
         return run
 
 
+class TestTheOrderOfReleases:
+    """What is in service is asked for, and GitHub which commit came first; here that is Git itself."""
+
+    @pytest.fixture
+    def history(self, mine: Repository) -> dict[str, str]:
+        """Three commits of main, one of another branch, and what is none."""
+        first = mine.head()
+        mine.commit()
+        second = mine.head()
+        mine.commit()
+        other = subprocess.check_output(
+            ["git", "commit-tree", "HEAD^{tree}", "-p", first, "-m", "Other"], cwd=mine.root, text=True
+        ).strip()
+        return {"first": first, "second": second, "newest": mine.head(), "other": other, "gone": "0" * 40, "none": ""}
+
+    def deployed(self, mine: Repository, revision: str, serving: str) -> Outcome:
+        variables = {"ENVIRONMENT": "production", "PUBLIC_URL": "https://api.example.com"}
+        return mine.release("forward", GITHUB_SHA=revision, SERVING=serving, **variables)
+
+    @pytest.mark.parametrize(
+        ("revision", "serving"),
+        [("second", "first"), ("newest", "first"), ("first", "first"), ("newest", "newest")],
+    )
+    def test_a_newer_one_may_go_and_the_same_again(
+        self, mine: Repository, history: dict[str, str], revision: str, serving: str
+    ):
+        run = self.deployed(mine, history[revision], history[serving])
+        assert run.code == 0, run.output
+        assert run.output == ""
+
+    @pytest.mark.parametrize(("revision", "serving"), [("first", "second"), ("second", "newest")])
+    def test_an_older_one_may_not(self, mine: Repository, history: dict[str, str], revision: str, serving: str):
+        run = self.deployed(mine, history[revision], history[serving])
+        assert run.code == 1
+        assert f"production serves {history[serving]}, which is newer than {history[revision]}" in run.output
+
+    @pytest.mark.parametrize("serving", ["other", "gone", "none"])
+    def test_where_it_is_not_known_only_the_newest_may(self, mine: Repository, history: dict[str, str], serving: str):
+        run = self.deployed(mine, history["newest"], history[serving])
+        assert run.code == 0, run.output
+        assert f"not known: {history['newest']} goes on as main's newest commit" in run.output
+        run = self.deployed(mine, history["second"], history[serving])
+        assert run.code == 1
+        assert f"only main's newest commit may go there, {history['newest']}" in run.output
+
+    def test_a_commit_that_cannot_be_compared_is_not_taken_for_newer(self, mine: Repository, history: dict[str, str]):
+        run = mine.release(
+            "forward",
+            GITHUB_SHA=history["newest"],
+            SERVING=history["first"],
+            RED="* gh api *",
+            ENVIRONMENT="staging",
+            PUBLIC_URL="https://api.example.com",
+        )
+        assert run.code != 0
+
+    @pytest.mark.parametrize("body", ['{"revision": "%s"}', "<html>", '"a string"', '{"revision": "moved"}', "[]"])
+    def test_the_service_itself_is_asked(self, mine: Repository, history: dict[str, str], body: str):
+        """With curl, and whatever the answer is: a name that somebody can move is no commit."""
+        subprocess.run(["git", "branch", "moved", history["first"]], cwd=mine.root, check=True)
+        (mine.beside / "bin" / "curl").unlink()
+
+        class Version(http.server.BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                content = body.replace("%s", history["second"]).encode() if self.path == "/version" else b""
+                self.send_response(200)
+                self.send_header("Content-Length", str(len(content)))
+                self.end_headers()
+                self.wfile.write(content)
+
+            def log_message(self, format: str, *args: object) -> None:  # noqa: A002  (as it is called there)
+                pass
+
+        with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Version) as server:
+            threading.Thread(target=server.serve_forever).start()
+            where = {"ENVIRONMENT": "staging", "PUBLIC_URL": f"http://127.0.0.1:{server.server_port}"}
+            run = mine.release("forward", GITHUB_SHA=history["first"], **where)
+            server.shutdown()
+        assert run.code == 1
+        assert ("which is newer than" if "%s" in body else "only main's newest") in run.output
+
+    def test_an_old_delivery_that_runs_again_touches_nothing(self, mine: Repository):
+        older = mine.head()
+        mine.commit()
+        newer = mine.head()
+        subprocess.run(["git", "reset", "--quiet", "--hard", older], cwd=mine.root, check=True)
+        run = mine.act(serving=newer, **HOST)
+        assert run.code != 0
+        assert f"staging serves {newer}, which is newer than {older}" in run.output
+        assert not run.calls_of("deploy.sh|^production| ssh "), "not even to look at it"
+
+    def test_the_same_delivery_runs_again(self, host: Repository):
+        run = host.act(serving=host.head(), **HOST)
+        assert run.code == 0, run.output
+        assert len(run.calls_of(f"deploy.sh --on .* {IMAGE}$")) == 4
+
+
 class TestEveryWeek:
     def test_a_backup_is_restored_and_nobody_is_disturbed(self, host: Repository):
         run = host.act("workflow_dispatch", workflow="weekly.yml")
         assert run.code == 0, run.output
-        (drill,) = run.calls_of(" uv run --locked chassis drill --to postgresql://postgres:")
+        (installed, drill) = run.calls_of(" uv ")
+        assert installed == "- uv sync --locked"
+        assert drill.startswith("- uv run --no-sync chassis drill --to postgresql://postgres:")
         assert drill.endswith("@127.0.0.1:5432/postgres")
         assert not run.calls_of(" gh issue ")
 
+    def test_what_installs_comes_before_there_is_anything_to_take(self):
+        steps = workflow("weekly.yml")["jobs"]["drill"]["steps"]
+        place = next(number for number, step in enumerate(steps) if step.get("run") == "uv sync --locked")
+        assert "env" not in steps[place]
+        assert not any("aws-actions/" in str(step) or "secrets." in str(step) for step in steps[:place])
+
+    def test_without_a_new_release_nobody_gets_the_token(self, host: Repository):
+        run = host.act("workflow_dispatch", workflow="weekly.yml")
+        assert "release: there is nothing new" in run.output
+        assert not run.calls_of("artifact|gh pr")
+
     def test_a_drill_that_fails_is_red_and_opens_an_issue(self, host: Repository):
-        run = host.act("workflow_dispatch", workflow="weekly.yml", red="- uv run --locked chassis drill *")
+        run = host.act("workflow_dispatch", workflow="weekly.yml", red="- uv run * chassis drill *")
         assert run.code != 0
         (made,) = run.calls_of(" gh issue create ")
         assert "--title The restore drill failed --body It failed in https://github.com/" in made
@@ -347,9 +470,15 @@ class TestTheTemplatesNewestRelease:
         subprocess.run(["git", "remote", "set-url", "origin", tmp_path / "origin.git"], cwd=mine.root, check=True)
         return mine
 
-    def updated(self, updating: Repository, script: str, **variables: str):
+    def updated(self, updating: Repository, script: str) -> Outcome:
+        """Run what brings the release, with a `make` that does that to the tree."""
         (updating.beside / "bin" / "make").write_text(f"#!/bin/sh\n{script}\n")
-        return updating.release("update", **({"GH_TOKEN": "token"} | variables))
+        return updating.release("update", str(updating.beside / "update"), **TOKEN)
+
+    def proposed(self, updating: Repository, **variables: str) -> Outcome:
+        """Run what opens the pull request, on the tree as it was before."""
+        subprocess.run(["git", "reset", "--quiet", "--hard"], cwd=updating.root, check=True)
+        return updating.release("propose", str(updating.beside / "update"), **(TOKEN | variables))
 
     def pushed(self, updating: Repository) -> list[str]:
         command = ["git", "ls-remote", "origin"]
@@ -370,24 +499,33 @@ class TestTheTemplatesNewestRelease:
         assert "no remote called origin" in run.output
 
     def test_is_a_pull_request(self, updating: Repository):
-        run = self.updated(updating, 'test "$1 $2" = "update ARGS=--defaults" && echo new >Makefile')
+        run = self.updated(
+            updating, 'test "$1 $2" = "update ARGS=--defaults" && printf "new\\0" >Makefile && rm README.md'
+        )
+        assert (run.code, run.calls) == (0, []), run.output
+        run = self.proposed(updating)
         assert run.code == 0, run.output
         (made,) = run.calls_of(" gh pr create ")
         assert "--head template-update --title Bring the template's newest release --body-file" in made
         assert "--draft" not in made
         assert self.pushed(updating) == ["refs/heads/template-update"]
+        changed = ["git", "diff", "--name-status", "HEAD", "origin/template-update"]
+        subprocess.run(["git", "fetch", "--quiet", "origin"], cwd=updating.root, check=True)
+        assert subprocess.check_output(changed, cwd=updating.root, text=True) == "M\tMakefile\nD\tREADME.md\n"
 
     def test_with_conflicts_is_a_draft_that_says_them_and_red(self, updating: Repository):
         script = "echo '<<<<<<< before' >>Makefile; echo 'Makefile:9: has a conflict' >&2; exit 1"
-        run = self.updated(updating, script)
+        assert self.updated(updating, script).code == 0
+        run = self.proposed(updating)
         assert run.code == 1
         (made,) = run.calls_of(" gh pr create ")
         assert "--title Bring the template's newest release: it needs you " in made
         assert "--draft" in made
-        assert "Makefile:9: has a conflict" in (updating.beside / "calls.body").read_text()
+        assert "    Makefile:9: has a conflict" in (updating.beside / "calls.body").read_text()
 
     def test_with_conflicts_makes_a_draft_of_the_one_that_is_open(self, updating: Repository):
-        run = self.updated(updating, "echo '<<<<<<< before' >>Makefile; exit 1", OTHER="7")
+        self.updated(updating, "echo '<<<<<<< before' >>Makefile; exit 1")
+        run = self.proposed(updating, OTHER="7")
         assert run.code == 1
         assert [call.split()[3] for call in run.calls_of(" gh pr ")] == ["list", "edit", "ready"]
         assert run.calls[-1].endswith("--undo")
@@ -395,6 +533,7 @@ class TestTheTemplatesNewestRelease:
     def test_that_there_is_none_of_is_quiet(self, updating: Repository):
         run = self.updated(updating, "exit 0")
         assert (run.code, run.calls, self.pushed(updating)) == (0, [], [])
+        assert not (updating.beside / "update").exists()
 
     def test_that_could_not_be_fetched_is_red(self, updating: Repository):
         run = self.updated(updating, "echo no network; exit 1")
@@ -404,6 +543,68 @@ class TestTheTemplatesNewestRelease:
     def test_is_not_shown_the_token(self, updating: Repository):
         run = self.updated(updating, 'echo "token: ${GH_TOKEN-none}"')
         assert "token: none" in run.output
+
+    def test_runs_in_one_job_and_is_proposed_in_another(self, updating: Repository):
+        """So that what it brings never runs where the token is."""
+        (updating.beside / "bin" / "make").write_text('#!/bin/sh\nenv >"$CALLS.env"; echo new >Makefile\n')
+        run = updating.act("workflow_dispatch", workflow="weekly.yml")
+        assert run.code == 0, run.output
+        assert "secret" not in (updating.beside / "calls.env").read_text()
+        assert [call.split()[1] for call in run.calls_of("artifact|gh pr create")] == [
+            "actions/upload-artifact",
+            "actions/download-artifact",
+            "gh",
+        ]
+        assert self.pushed(updating) == ["refs/heads/template-update"]
+
+    def test_that_conflicts_makes_the_week_red(self, updating: Repository):
+        (updating.beside / "bin" / "make").write_text("#!/bin/sh\necho new >Makefile; exit 1\n")
+        run = updating.act("workflow_dispatch", workflow="weekly.yml")
+        assert run.code != 0
+        assert " --draft" in run.calls_of(" gh pr create ")[0]
+
+    def test_of_which_nothing_runs_where_the_token_is(self, updating: Repository):
+        ran = updating.beside / "ran"
+        everywhere = f"for file in Makefile deploy/release.sh deploy/deploy.sh; do echo 'touch {ran}' >>$file; done"
+        self.updated(updating, f"{everywhere}; mkdir -p .githooks; echo 'touch {ran}' >.githooks/pre-push")
+        hook = updating.root / ".git" / "hooks" / "pre-push"
+        hook.write_text(f"#!/bin/sh\ntouch {ran}\n")
+        hook.chmod(0o755)
+        ran.unlink(missing_ok=True)  # by bash, which reads on in the script that was changed under it: there it may
+        run = self.proposed(updating)
+        assert run.code == 0, run.output
+        assert self.pushed(updating) == ["refs/heads/template-update"]
+        assert not ran.exists()
+        status = ["git", "status", "--porcelain"]
+        assert subprocess.check_output(status, cwd=updating.root, text=True) == "", "it is in no file here"
+
+    def test_that_says_what_another_file_has_is_red(self, updating: Repository):
+        self.updated(updating, "echo new >Makefile")
+        said = updating.beside / "update" / "failed"
+        said.unlink()
+        said.symlink_to("/proc/self/environ")
+        run = self.proposed(updating)
+        assert (run.code, run.calls, self.pushed(updating)) == (1, [], [])
+
+    @pytest.mark.parametrize("path", ["../outside", ".git/hooks/pre-push", ".GIT/config", "link/outside", "/outside"])
+    def test_that_reaches_out_of_the_tree_is_red_and_goes_nowhere(self, updating: Repository, path: str):
+        folder = updating.beside / "update"
+        folder.mkdir()
+        (folder / "failed").touch()
+        updating.calls.touch()
+        # A symbolic link to the folder above, and a file behind it or elsewhere.
+        (folder / "patch").write_text(
+            "diff --git a/link b/link\nnew file mode 120000\n--- /dev/null\n+++ b/link\n"
+            "@@ -0,0 +1 @@\n+..\n\\ No newline at end of file\n"
+            f"diff --git a/{path} b/{path}\nnew file mode 100755\n--- /dev/null\n+++ b/{path}\n@@ -0,0 +1 @@\n+evil\n"
+        )
+        before = set(updating.root.parent.rglob("*"))
+        run = updating.release("propose", str(folder), **TOKEN)
+        assert run.code != 0
+        assert re.search("invalid path|beyond a symbolic link", run.output), run.output
+        assert run.calls == []
+        assert self.pushed(updating) == []
+        assert set(updating.root.parent.rglob("*")) == before
 
 
 class TestTheImage:
@@ -531,6 +732,12 @@ class TestByHand:
         assert missing in run.output
         assert not [call for call in run.calls if "deploy.sh" in call]
 
+    @pytest.mark.parametrize("target", ["-oProxyCommand=touch${IFS}ran;@x", "host.example.com", "a@b c", "a@b;c"])
+    def test_a_host_is_a_host_and_no_option_of_ssh(self, host: Repository, target: str):
+        run = host.release("deploy", IMAGE, **{**DEPLOYING, "DEPLOY_HOST": target})
+        assert (run.code, run.calls) == (1, [])
+        assert run.output.endswith("release: DEPLOY_HOST is not user@host\n")
+
     def test_a_host_is_reached_with_that_key_if_it_is_the_known_one(self, mine: Repository):
         """By the deploy.sh that is rendered, whose calls of ssh must not go another way."""
         shutil.copy(mine.beside / "deploy.sh", mine.root / "deploy" / "deploy.sh")
@@ -564,13 +771,23 @@ class TestByHand:
         rules = {rule["type"]: rule.get("parameters", {}) for rule in ruleset["rules"]}
         assert {"deletion", "non_fast_forward", "pull_request", "required_status_checks"} <= rules.keys()
         assert rules["pull_request"]["require_code_owner_review"]
-        required = {check["context"] for check in rules["required_status_checks"]["required_status_checks"]}
-        assert required == {job["name"] for _, job in jobs("check.yml")}
+        required = {
+            (check["context"], check["integration_id"])
+            for check in rules["required_status_checks"]["required_status_checks"]
+        }
+        assert required == {(job["name"], 15368) for _, job in jobs("check.yml")}, "of GitHub Actions, and nobody else"
+        assert ruleset["bypass_actors"] == []
+        assert documents[f"PUT {at}/actions/permissions/workflow"] == {
+            "default_workflow_permissions": "read",
+            "can_approve_pull_request_reviews": False,
+        }
         environments = {name: documents[f"PUT {at}/environments/{name}"] for name in ENVIRONMENTS}
         asked = {name: [one["type"] for one in body["reviewers"]] for name, body in environments.items()}
         assert asked == {**{name: [] for name in ENVIRONMENTS}, "production": ["User", "Team"]}
+        assert [name for name in ENVIRONMENTS if environments[name]["prevent_self_review"]] == ["production"]
         for name in ENVIRONMENTS:
-            assert documents[f"POST {at}/environments/{name}/deployment-branch-policies"] == {"name": "main"}
+            posted = documents[f"POST {at}/environments/{name}/deployment-branch-policies"]
+            assert posted == {"name": "main", "type": "branch"}
 
     def test_the_rules_are_set(self, host: Repository):
         run = host.release("protect", "alice")
@@ -578,11 +795,38 @@ class TestByHand:
         assert run.calls_of(" gh api --method POST repos/example-org/my-service/rulesets --input - --silent")
         assert len(run.calls_of(" gh api --method PUT repos/example-org/my-service/environments/")) == len(ENVIRONMENTS)
 
+    def test_no_branch_but_main_deploys_whatever_was_set_before(self, host: Repository):
+        before = "1 branch main\n2 branch *\n3 tag main\n4 branch release/*\n"
+        at = "repos/example-org/my-service/environments/production/deployment-branch-policies"
+        run = host.release("protect", "alice", POLICIES=before)
+        assert run.code == 0, run.output
+        assert [call.split()[5:] for call in run.calls_of(f"DELETE {at}/")] == [
+            [f"{at}/{n}", "--silent"] for n in "234"
+        ]
+        assert not run.calls_of(f"POST {at}")
+        shown = host.release("protect", "--dry-run", "alice", POLICIES=before)
+        assert not shown.calls_of("--method")
+        assert re.findall(f"(?m)^DELETE {at}/(.*)$", shown.output) == ["2", "3", "4"]
+
+    def test_what_was_set_before_has_to_be_known(self, host: Repository):
+        red = "* gh api --paginate */environments/staging/deployment-branch-policies *"
+        assert host.release("protect", "alice", RED=red).code != 0
+        assert host.release("protect", "--dry-run", "alice", RED=red).code == 0, "there may be no such environment yet"
+
+    def test_a_code_owner_whom_github_does_not_know_is_said(self, host: Repository):
+        run = host.release("protect", "alice", UNOWNED="Unknown owner on line 3: make sure @example-org exists\n")
+        assert (run.code, run.calls_of("--method")) == (1, [])
+        assert run.output.endswith("teams as in @org/team\nUnknown owner on line 3: make sure @example-org exists\n")
+        run = host.release("protect", "alice", RED="* gh api *codeowners/errors*")
+        assert (run.code, run.calls_of("--method")) == (1, [])
+        assert "main has no CODEOWNERS yet" in run.output
+
     def test_production_needs_somebody_to_approve(self, host: Repository):
         run = host.release("protect", "--dry-run")
         assert (run.code, run.calls) == (1, [])
 
 
+TOKEN = {"GH_TOKEN": "token"}
 # Which settings are of a host, and which of the cloud.
 OF_A_PLATFORM = {
     **dict.fromkeys(("BACKUP_STORE", "DEPLOY_HOST", "DEPLOY_SSH_KEY", "DEPLOY_KNOWN_HOSTS"), True),

@@ -1,26 +1,28 @@
 #!/usr/bin/env bash
 # The steps of the pipeline. .github/workflows/ calls them, and so can you: they need what they name (docker, gh, uv,
-# grype, jq) and the variables that the workflows give them.
+# grype, curl, jq) and the variables that the workflows give them.
 #
 #     deploy/release.sh login              signs in to the registry with REGISTRY_TOKEN
 #     deploy/release.sh audit              uv.lock has no known vulnerability, but for those in waivers.txt
 #     deploy/release.sh build              builds the image of this commit, pushes it, and says its digest
 #     deploy/release.sh scan IMAGE         the image has none either; writes what is in it to sbom.cdx.json
 #     deploy/release.sh verify IMAGE       this repository's delivery of this commit built it, on main
+#     deploy/release.sh forward            this commit is not older than the one that ENVIRONMENT serves at PUBLIC_URL
 #     deploy/release.sh parity IMAGE       what ENVIRONMENT has, as JSON, but for values
 #     deploy/release.sh compare IMAGE      the JSON in PRODUCTION has what the one in STAGING has
 #     deploy/release.sh deploy IMAGE       puts it into service, tries it from outside, and takes it back if it fails
 #     deploy/release.sh drill              restores the latest backup on the server of DRILL_SERVER, and tries it
 #     deploy/release.sh alarm TITLE        opens an issue, or adds to the one that is open
-#     deploy/release.sh update             opens a pull request with the template's newest release
+#     deploy/release.sh update FOLDER      brings the template's newest release here, and leaves in FOLDER what changed
+#     deploy/release.sh propose FOLDER     opens a pull request with what update left there
 #     deploy/release.sh protect [--dry-run] REVIEWER...   sets the rules of main and of the environments
 set -euo pipefail
 
 main() {
   cd "$(dirname "$0")/.."
   case ${1:-}:$# in
-  login:1 | audit:1 | build:1 | drill:1 | update:1) ;;
-  scan:2 | verify:2 | parity:2 | compare:2 | deploy:2 | alarm:2) ;;
+  login:1 | audit:1 | build:1 | forward:1 | drill:1) ;;
+  scan:2 | verify:2 | parity:2 | compare:2 | deploy:2 | alarm:2 | update:2 | propose:2) ;;
   protect:*) ;;
   *)
     sed -n 's/^# *\(deploy\/release.sh .*\)/usage: \1/p' deploy/release.sh >&2
@@ -91,6 +93,26 @@ verify() {
     --source-ref refs/heads/main --source-digest "$revision" --deny-self-hosted-runners
 }
 
+# A delivery that was approved late, or that is run again, must not undo a newer one. Where nothing tells which of the two
+# is older, at first or when nothing answers, only main's newest commit may go on: so there is always one that may.
+forward() {
+  local serving order=unknown newest
+  : "${ENVIRONMENT:?}"
+  serving=$(curl --silent --show-error --fail --max-time 15 --retry 3 "${PUBLIC_URL:?}/version" | jq --raw-output .revision) ||
+    say "$PUBLIC_URL does not say what it serves"
+  if [[ $serving =~ ^[0-9a-f]{40}$ ]]; then
+    order=$(gh api "repos/$repository/compare/$serving...$revision" --jq .status) || order=unknown
+  fi
+  case $order in
+  ahead | identical) return ;;
+  behind) fail "$ENVIRONMENT serves $serving, which is newer than $revision: going back is deploy.sh back, or a revert" ;;
+  esac
+  newest=$(gh api "repos/$repository/commits/main" --jq .sha)
+  [[ $newest == "$revision" ]] ||
+    fail "$ENVIRONMENT may serve something newer than $revision: only main's newest commit may go there, $newest"
+  say "whether $ENVIRONMENT serves something older is not known: $revision goes on as main's newest commit"
+}
+
 parity() {
   local found
   reach
@@ -131,6 +153,7 @@ reach() {
   target=${ENVIRONMENT:?}
   [[ -e deploy/compose.yaml ]] || return 0
   target=${DEPLOY_HOST:?is user@host of this environment}
+  [[ $target =~ ^[A-Za-z0-9_][A-Za-z0-9_.-]*@[A-Za-z0-9.:-]+$ ]] || fail "DEPLOY_HOST is not user@host" # it could be an option
   (
     umask 077
     printf '%s\n' "${DEPLOY_SSH_KEY:?}" >"$work/key"
@@ -152,13 +175,14 @@ leave() {
   rm -rf "$work"
 }
 
-# BACKUP_STORE has the variables of the object store, a line each, where no role of the cloud gives access.
+# BACKUP_STORE has the variables of the object store, a line each, where no role of the cloud gives access. What runs is
+# already installed: whatever an installation runs has no business here.
 drill() {
   local name value
   while IFS='=' read -r name value; do
     [[ -z $name ]] || export "$name=$value"
   done <<<"${BACKUP_STORE:-}"
-  uv run --locked chassis drill --to "${DRILL_SERVER:?}"
+  uv run --no-sync chassis drill --to "${DRILL_SERVER:?}"
 }
 
 alarm() {
@@ -172,46 +196,68 @@ alarm() {
   fi
 }
 
-# What could not be merged is in the pull request, which then is a draft, and this is red.
+# This runs what the template's newest release brings, so nothing here may be worth taking: it is given no secret, and who
+# has one, propose, runs nothing of it. What could not be merged is in the patch all the same.
 update() {
-  local branch=template-update title="Bring the template's newest release" log=$work/update.log failed="" draft=()
-  : "${GH_TOKEN:?}"
+  local failed=""
   # What is committed here is all that has changed.
   [[ -z $(git status --porcelain) ]] || fail "commit or put away first what you have changed"
-  env --unset=GH_TOKEN make update ARGS=--defaults >"$log" 2>&1 || failed=yes
-  cat "$log"
+  env --unset=GH_TOKEN make update ARGS=--defaults >"$work/update.log" 2>&1 || failed=yes
+  cat "$work/update.log"
   git add --all
   if git diff --cached --quiet; then
     [[ -z $failed ]] || fail "the update failed"
     say "there is nothing new"
     return
   fi
+  mkdir -p "$1"
+  git diff-index --cached --patch --binary --full-index HEAD >"$1/patch"
+  : >"$1/failed"
+  [[ -z $failed ]] || { tail -n 50 "$work/update.log"; echo "make update failed"; } >"$1/failed"
+  output changed yes
+}
+
+# A draft, and this is red, if the update failed. The patch is not trusted: it goes into an index of its own and from there
+# into a commit, so that no file here changes; and Git takes no path that leaves the tree or is Git's own.
+propose() {
+  local branch=template-update title="Bring the template's newest release" draft=() tree commit
+  local -x GIT_INDEX_FILE=$work/index
+  : "${GH_TOKEN:?}"
+  [[ ! -L $1/patch && ! -L $1/failed ]] || fail "$1 leads elsewhere, and what is there is nobody's business"
   echo "What the template changed since the last update; its CHANGELOG.md says why." >"$work/body.md"
-  if [[ -n $failed ]]; then
+  if [[ -s $1/failed ]]; then
     title="$title: it needs you"
     draft=(--draft)
     printf '\n%s\n\n' "It did not go through by itself. Check this branch out, and put right what it says:" >>"$work/body.md"
-    tail -n 50 "$log" | sed 's/^/    /' >>"$work/body.md"
+    sed 's/^/    /' "$1/failed" >>"$work/body.md"
   fi
-  git -c user.name=github-actions -c user.email=github-actions@users.noreply.github.com commit --quiet --message "$title"
-  git -c credential.helper= -c "credential.helper=!gh auth git-credential" push --force origin "HEAD:refs/heads/$branch"
+  git read-tree HEAD
+  git apply --cached "$1/patch"
+  tree=$(git write-tree)
+  commit=$(git -c user.name=github-actions -c user.email=github-actions@users.noreply.github.com \
+    commit-tree "$tree" -p HEAD -m "$title")
+  git -c core.hooksPath=/dev/null -c credential.helper= -c "credential.helper=!gh auth git-credential" \
+    push --force origin "$commit:refs/heads/$branch"
   if [[ -n $(gh pr list --repo "$repository" --head "$branch" --state open --json number --jq '.[].number') ]]; then
     gh pr edit "$branch" --repo "$repository" --title "$title" --body-file "$work/body.md"
-    [[ -z $failed ]] || gh pr ready "$branch" --repo "$repository" --undo
+    [[ -z ${draft[*]} ]] || gh pr ready "$branch" --repo "$repository" --undo
   else
     gh pr create --repo "$repository" --base main --head "$branch" --title "$title" --body-file "$work/body.md" "${draft[@]}"
   fi
-  [[ -z $failed ]] || fail "the update needs a person: see the pull request"
+  [[ -z ${draft[*]} ]] || fail "the update needs a person: see the pull request"
 }
 
-# Who may change main and put what into service where. Again and again: it replaces what it set before.
+# Who may change main and put what into service where. Again and again: it replaces what is set.
 protect() {
-  local dry="" name reviewer id ruleset reviewers="[]"
+  local dry="" name reviewer id ruleset problems policies policy kept at reviewers="[]"
   if [[ ${1:-} == --dry-run ]]; then
     dry=yes
     shift
   fi
   [[ $# -gt 0 ]] || fail "say who approves what goes to production: people, and teams as in org/team"
+  problems=$(gh api "repos/$repository/codeowners/errors" --jq '.errors[].message') || fail "main has no CODEOWNERS yet"
+  [[ -z $problems ]] || fail "nobody has to review what CODEOWNERS gives to nobody: name people, or teams as in @org/team
+$problems"
   for reviewer in "$@"; do
     if [[ $reviewer == */* ]]; then
       id=$(gh api "orgs/${reviewer%/*}/teams/${reviewer#*/}" --jq .id)
@@ -221,10 +267,14 @@ protect() {
       reviewers=$(jq ". + [{type: \"User\", id: $id}]" <<<"$reviewers")
     fi
   done
+  # A workflow's own token could approve what a person of one account must not.
+  send PUT "repos/$repository/actions/permissions/workflow" \
+    <<<'{"default_workflow_permissions": "read", "can_approve_pull_request_reviews": false}'
   ruleset=$(gh api "repos/$repository/rulesets" --jq '.[] | select(.name == "main") | .id')
+  # 15368 is GitHub Actions: from anybody else a check of that name counts for nothing.
   send "${ruleset:+PUT}" "repos/$repository/rulesets${ruleset:+/$ruleset}" <<'END'
 {
-  "name": "main", "target": "branch", "enforcement": "active",
+  "name": "main", "target": "branch", "enforcement": "active", "bypass_actors": [],
   "conditions": {"ref_name": {"include": ["~DEFAULT_BRANCH"], "exclude": []}},
   "rules": [
     {"type": "deletion"},
@@ -234,28 +284,42 @@ protect() {
       "require_last_push_approval": true, "required_review_thread_resolution": true}},
     {"type": "required_status_checks", "parameters": {
       "strict_required_status_checks_policy": true, "required_status_checks": [
-        {"context": "lint, types, contracts, migrations"}, {"context": "tests"}, {"context": "known vulnerabilities"}]}}
+        {"context": "lint, types, contracts, migrations", "integration_id": 15368},
+        {"context": "tests", "integration_id": 15368},
+        {"context": "known vulnerabilities", "integration_id": 15368}]}}
   ]
 }
 END
   for name in staging production drill template-update; do
+    at=repos/$repository/environments/$name
+    # Who merged a change is not who lets it into production.
     jq --null-input --argjson reviewers "$([[ $name == production ]] && echo "$reviewers" || echo "[]")" '{
-      reviewers: $reviewers, deployment_branch_policy: {protected_branches: false, custom_branch_policies: true}
-    }' | send PUT "repos/$repository/environments/$name"
-    [[ -n $(gh api "repos/$repository/environments/$name/deployment-branch-policies" \
-      --jq '.branch_policies[] | select(.name == "main") | .name') ]] ||
-      send POST "repos/$repository/environments/$name/deployment-branch-policies" <<<'{"name": "main"}'
+      reviewers: $reviewers, prevent_self_review: ($reviewers != []),
+      deployment_branch_policy: {protected_branches: false, custom_branch_policies: true}
+    }' | send PUT "$at"
+    policies=$(gh api --paginate "$at/deployment-branch-policies" \
+      --jq '.branch_policies[] | "\(.id) \(.type) \(.name)"') || [[ -n $dry ]] # there is no such environment yet
+    kept=""
+    while read -r id policy; do
+      case $policy in
+      "") ;;
+      "branch main") kept=yes ;;
+      *) send DELETE "$at/deployment-branch-policies/$id" ;;
+      esac
+    done <<<"$policies"
+    [[ -n $kept ]] || send POST "$at/deployment-branch-policies" <<<'{"name": "main", "type": "branch"}'
   done
 }
 
-# Send the JSON on stdin, or show it.
+# Send the JSON on stdin, if there is any to send, or show it.
 send() {
-  local method=${1:-POST}
+  local method=${1:-POST} body=(--input -)
+  [[ $method != DELETE ]] || body=()
   if [[ -n $dry ]]; then
     echo "$method $2"
-    jq .
+    [[ $method == DELETE ]] || jq .
   else
-    gh api --method "$method" "$2" --input - --silent
+    gh api --method "$method" "$2" "${body[@]}" --silent
   fi
 }
 

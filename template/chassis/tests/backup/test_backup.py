@@ -18,11 +18,12 @@ from uuid import UUID
 import psycopg
 import pyrage
 import pytest
+from pydantic import SecretStr
 from things import TABLE, Sql
 
 from chassis.app import load_app
 from chassis.backup import dump, streams
-from chassis.backup.drill import drill
+from chassis.backup.drill import drill, passed_on
 from chassis.backup.dump import backup, program
 from chassis.backup.restore import restore
 from chassis.backup.store import Manifest, Store, new_name
@@ -711,6 +712,26 @@ def test_a_backup_of_an_older_release_is_migrated(
         assert drill(make(), cluster.dsn("postgres")) == 0
     finally:
         heads.revisions.cache_clear()
+
+
+def test_the_restored_service_gets_no_variable_that_it_does_not_need(
+    make: Make, cluster: Postgres, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backup(make())
+    monkeypatch.setenv("APP_OF_ANOTHER", "a secret")  # with which this service would not start
+    assert drill(make(), cluster.dsn("postgres")) == 0
+
+
+def test_the_restored_service_gets_what_it_does_not_start_without(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Mine(Settings):
+        partner_key: SecretStr
+        partner_name: str = "none"
+
+    for name in ("APP_PARTNER_KEY_FILE", "APP_PARTNER_NAME", "APP_SECRET_KEY", "AWS_SECRET_ACCESS_KEY", "DATABASE_URL"):
+        monkeypatch.setenv(name, "here")
+    passed = passed_on(Mine(partner_key=SecretStr("here"), revision="abc"))
+    assert {name for name, value in passed.items() if value == "here"} == {"APP_PARTNER_KEY_FILE"}
+    assert passed["APP_REVISION"] == "abc"
 
 
 def test_a_service_that_does_not_work_on_what_was_restored_fails_the_drill(

@@ -32,17 +32,16 @@ from chassis.dev.postgres import Postgres
 from chassis.dev.processes import free_port, get
 from chassis.failure import Failure
 from chassis.features import PACKAGE, PROJECT
+from chassis.settings_reading import variables
 
 if TYPE_CHECKING:
     from chassis.settings import Settings
 
 _READY_SECONDS = 60.0
 _STOP_SECONDS = 10.0
-# The restored rows are real: nothing that is done with them here may reach a person or another system.
-_NOT_FOR_A_DRILL = (
-    *("APP_ALLOWED_HOSTS", "APP_BACKUP_", "APP_HOST", "APP_SMOKE_", "APP_SMTP_", "APP_VALKEY_"),
-    *("BACKUP_DATABASE_URL", "DATABASE_URL", "MIGRATOR_DATABASE_URL"),
-)
+# The restored rows are real: nothing that is done with them here may reach a person or another system. And the keys of
+# a drill are not the service's to know. So of what is set here it gets this, and what it does not start without.
+_OF_THE_MACHINE = ("HOME", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "PATH", "TMPDIR", "TZ")
 
 
 @dataclass
@@ -152,7 +151,7 @@ def _rehearse(settings: "Settings", store: Store, record: Record, server: str | 
         if known:
             raise Failure(f"the database was not in order when it was backed up: {'; '.join(known[:3])}")
     with record.step("Start the service") as found:
-        service = stack.enter_context(_service(url, heads.state(manifest.heads)))
+        service = stack.enter_context(_service(url, heads.state(manifest.heads), passed_on(settings)))
         found += [f"ready at {service}"]
     with record.step("Use it") as found:
         results = smoke.try_out(
@@ -192,17 +191,24 @@ def _new_database(url: str) -> Generator[str]:
             admin.execute(SQL("drop database {} with (force)").format(Identifier(name)))
 
 
+def passed_on(settings: "Settings") -> dict[str, str]:
+    """What the restored service gets of the variables that are set here: its revision, and those without a default."""
+    fields = type(settings).model_fields
+    required = [variable for variable, field in variables(type(settings)).items() if fields[field].is_required()]
+    names = [*_OF_THE_MACHINE, *required, *(f"{variable}_FILE" for variable in required)]
+    return {"APP_REVISION": settings.revision} | {name: os.environ[name] for name in names if name in os.environ}
+
+
 @contextmanager
-def _service(url: str, state: heads.State) -> Generator[str]:
+def _service(url: str, state: heads.State, environment: dict[str, str]) -> Generator[str]:
     """The service on the restored database, migrated to this release and ready, for the length of the block."""
     if state == "behind":
         from chassis.data.migrate import migrate
 
         migrate(url)
     port, metrics_port = free_port(), free_port()
-    environment = {name: value for name, value in os.environ.items() if not name.startswith(_NOT_FOR_A_DRILL)}
     with restore.temporary_login(url, roles.APP) as app_url, tempfile.TemporaryFile() as log:
-        environment |= {
+        environment = environment | {
             "APP_ENVIRONMENT": "test",
             "DATABASE_URL": app_url,
             "PORT": str(port),
