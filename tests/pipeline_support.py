@@ -18,6 +18,7 @@ from typing import Any
 import yaml
 
 DIGEST = f"sha256:{'0123456789abcdef' * 4}"
+BASE_DIGEST = f"sha256:{'fedcba9876543210' * 4}"
 IMAGE = f"ghcr.io/example-org/my-service@{DIGEST}"
 PARITY = '{"environment": "%s", "variables": ["DATABASE_URL"], "versions": {"PostgreSQL": "18.4"}}'
 PROGRAMS = ("docker", "gh", "ssh", "ssh-add", "aws", "uv", "make", "grype")
@@ -31,6 +32,7 @@ while IFS= read -r pattern; do
   [[ -z $pattern || $call != $pattern ]] || {{ echo "red: $call" >&2; exit 1; }}
 done <<<"$RED"
 case $call in
+*" docker buildx imagetools inspect "*) printf 'Name: a\\nDigest:    %s\\n' "${{BASE-{BASE_DIGEST}}}" ;;
 *" docker buildx build "*)
   while [[ $1 != --metadata-file ]]; do shift; done
   echo '{{"containerimage.digest": "{DIGEST}"}}' >"$2" ;;

@@ -47,11 +47,14 @@ audit() {
 }
 
 build() {
-  local name version digest
+  local name version digest base
   name=ghcr.io/${repository,,}
+  base=$(sed -n 's/^ARG PYTHON_IMAGE=//p' deploy/Dockerfile)
+  [[ $base == *@* ]] || base=$base@$(docker buildx imagetools inspect "$base" | sed -n 's/^Digest: *//p')
+  [[ $base =~ @sha256:[0-9a-f]{64}$ ]] || fail "the registry does not say which image $base is"
   version=$(sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
   docker buildx build --file deploy/Dockerfile --build-arg "REVISION=$revision" --build-arg "VERSION=$version" \
-    --tag "$name:$revision" --push --provenance=false --metadata-file "$work/metadata.json" .
+    --build-arg "PYTHON_IMAGE=$base" --tag "$name:$revision" --push --provenance=false --metadata-file "$work/metadata.json" .
   digest=$(jq --exit-status --raw-output '."containerimage.digest"' "$work/metadata.json")
   output name "$name"
   output digest "$digest"

@@ -43,8 +43,8 @@ WORKFLOW = ".github/workflows/check.yml"
         # The version of Python
         (
             DOCKERFILE,
-            "FROM python:3.13",
-            "FROM python:3.11",
+            "ARG PYTHON_IMAGE=python:3.13",
+            "ARG PYTHON_IMAGE=python:3.11",
             "has Python 3.11, and .python-version has 3.13",
         ),
         (

@@ -243,7 +243,9 @@ def test_it_says_what_it_is(run: Callable[..., str]) -> None:
     config = json.loads(docker("inspect", IMAGE))[0]["Config"]
     labels = {name.rpartition(".")[2]: value for name, value in config["Labels"].items()}
     repository = tomllib.loads((PROJECT / "pyproject.toml").read_text())["project"]["urls"]["Repository"]
-    assert labels == {"source": repository, "revision": "abc123", "version": "1.2.3"}
+    (default,) = re.findall(r"^ARG PYTHON_IMAGE=(.+)$", (PROJECT / "deploy/Dockerfile").read_text(), re.MULTILINE)
+    base = os.environ.get("PYTHON_IMAGE", default)
+    assert labels == {"source": repository, "revision": "abc123", "version": "1.2.3", "name": base}
     assert config["User"] == "10001:10001"
     assert config["StopSignal"] == "SIGTERM"
     assert config["Healthcheck"]["Test"][0] == "CMD"
