@@ -38,19 +38,13 @@ def main(arguments: list[str]) -> int:
     if command.startswith("up --detach --wait postgres"):
         print("the database of the test is up")
         return 0
-    if command == "up --detach --wait gateway":
-        return start_gateway(variables)
     if command == "up --detach backups":
         return 0
     if command.startswith("run --rm ") and "migrate" in arguments:
         what = arguments[arguments.index("migrate") + 1 :] or ["chassis", "migrate"]
         return run(what, variables["RELEASE"])
-    if command == "ps --quiet gateway":
-        print("gateway" if (HOST / "nginx.pid").exists() else "", end="")
-        return 0
-    if command.startswith("exec -T gateway sh -c ") and command.endswith(" -s reload"):
-        os.kill(int((HOST / "nginx.pid").read_text()), signal.SIGHUP)
-        return 0
+    if "gateway" in arguments:
+        return of_gateway(command, variables)
     code = of_runbook(arguments)
     return of_place(arguments, variables) if code is None else code
 
@@ -70,6 +64,21 @@ def of_engine(arguments: list[str]) -> int:
             return subprocess.call(["sh", "-c", script if os.geteuid() == 0 else script.partition("&&")[0]])
         case _:
             raise AssertionError(arguments)
+    return 0
+
+
+def of_gateway(command: str, variables: dict[str, str]) -> int:
+    """A command for the gateway."""
+    if command == "up --detach --wait gateway":
+        return start_gateway(variables)
+    if command == "ps --quiet gateway":
+        print("gateway" if (HOST / "nginx.pid").exists() else "", end="")
+    elif command == "logs --no-log-prefix --tail 20 gateway":
+        print((HOST / "errors").read_text())
+    else:
+        assert command.startswith("exec -T gateway "), command
+        assert command.endswith(" -s reload"), command
+        os.kill(int((HOST / "nginx.pid").read_text()), signal.SIGHUP)
     return 0
 
 
@@ -113,8 +122,6 @@ def of_runbook(arguments: list[str]) -> int | None:
                 stop(service[-1], 30)
         case ["exec", "-T", "postgres", "sh", "-c", script, *rest]:
             return subprocess.call(["sh", "-c", script.replace("/run/secrets/", "host/secrets/"), *rest])
-        case ["exec", "-T", "gateway", "nginx", *_, "-s", "reload"]:
-            os.kill(int((HOST / "nginx.pid").read_text()), signal.SIGHUP)
         case ["run", "--rm", *rest] if "backups" in rest:
             return run_once(rest)
         case _:
@@ -209,7 +216,8 @@ def start_gateway(variables: dict[str, str]) -> int:
     port, plain_port = int(variables["GATEWAY_PORT"]), int(variables["GATEWAY_PLAIN_PORT"])
     prepare(HOST, port, plain_port, rate=100_000)
     with (HOST / "log").open("wb") as log, (HOST / "errors").open("wb") as errors:
-        subprocess.check_call(nginx(HOST), stdin=subprocess.DEVNULL, stdout=log, stderr=errors)
+        if subprocess.call(nginx(HOST), stdin=subprocess.DEVNULL, stdout=log, stderr=errors):
+            return 1
     while not listens("127.0.0.1", port):
         time.sleep(0.02)
     return 0

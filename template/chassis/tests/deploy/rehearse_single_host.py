@@ -228,6 +228,20 @@ def test_what_is_neither_a_command_nor_an_image_with_its_digest_is_refused(
     assert [path.name for path in host.state.parent.iterdir()] == ["host"]
 
 
+def test_a_gateway_that_does_not_start_is_no_deployment(
+    postgres: Postgres, variables: dict[str, str], tmp_path: Path
+) -> None:
+    del postgres
+    host = Host(tmp_path, variables)
+    with socket.create_server(("127.0.0.1", host.port)):
+        try:
+            said = host.deploy(host.release("first"), code=1)
+        finally:
+            host.stop()
+    assert "Address already in use" in said
+    assert said.endswith("deploy: the gateway does not start\n")
+
+
 def test_nobody_else_on_the_host_leaves_metrics_there(host: Host) -> None:
     metrics = host.state / "metrics"
     assert metrics.stat().st_mode & 0o7777 == 0o755
