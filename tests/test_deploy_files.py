@@ -43,6 +43,7 @@ def test_compose_takes_the_file_and_every_container_is_confined(deploy: Path):
         assert service["security_opt"] == ["no-new-privileges:true"], name
         assert int(service["mem_limit"]) > 0, name
         assert service["restart"] == "unless-stopped", name
+        assert "docker.sock" not in str(service), name
         assert service.get("user", "10001:10001").split(":")[0] not in ("0", "root"), name
     assert [name for name, service in services.items() if "ports" in service] == ["gateway"]
     holders = [name for name, service in services.items() if "migrator" in str(service)]
@@ -94,6 +95,21 @@ def test_a_host_has_to_say_its_name(deploy: Path):
     refused = compose(deploy)
     assert refused.returncode != 0
     assert "GATEWAY_HOST" in refused.stderr
+
+
+@pytest.mark.parametrize(("process", "healthy"), [("postgres", 0), ("docker-entrypoint.sh", 1)])
+def test_a_database_that_is_still_being_made_is_not_healthy(deploy: Path, tmp_path: Path, process: str, healthy: int):
+    """The official image makes it with a server that it stops again, and becomes the one to use afterwards."""
+    health = yaml.safe_load(compose(deploy).stdout)["services"]["postgres"]["healthcheck"]
+    kind, check = health["test"]
+    assert kind == "CMD-SHELL"
+    for name, does in (("pg_isready", "exit 0"), (process, 'sh -c "$1"')):
+        (tmp_path / name).write_text(f"#!/bin/sh\n{does}\n")
+        (tmp_path / name).chmod(0o755)
+    as_process_1 = ["unshare", "--user", "--map-root-user", "--pid", "--fork", "--mount-proc", tmp_path / process]
+    environment = {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    checked = subprocess.run([*as_process_1, check], env=environment, capture_output=True, text=True, check=False)
+    assert (checked.returncode, checked.stderr) == (healthy, "")
 
 
 @pytest.mark.parametrize("command", [["shellcheck", "deploy.sh"], ["hadolint", "Dockerfile"]], ids=lambda each: each[0])
