@@ -417,7 +417,11 @@ def test_what_is_needed_is_said_by_name(make: Make, variables: dict[str, str], e
 
 
 @pytest.mark.parametrize(
-    "more", [{"APP_ENVIRONMENT": "test"}, {"APP_ENVIRONMENT": "development", "APP_BACKUP_URL": "file:///backups"}]
+    "more",
+    [
+        {"APP_ENVIRONMENT": "test", "APP_BACKUP_URL": ""},
+        {"APP_ENVIRONMENT": "development", "APP_BACKUP_URL": "file:///backups"},
+    ],
 )
 def test_a_key_is_made_for_nothing_but_development(
     make: Make,
