@@ -67,7 +67,7 @@ def test_nobody_is_given_an_address_that_another_one_has_to_have(deploy: Path):
 
 
 def test_what_clients_send_cannot_fill_the_memory_of_the_gateway(deploy: Path):
-    """Nor can the 32 of them that are needed to fill its folder for bodies be fewer."""
+    """Nor can fewer than 32 of them fill its folder for bodies."""
     gateway = yaml.safe_load(compose(deploy).stdout)["services"]["gateway"]
     conf = (deploy / "gateway" / "nginx.conf.template").read_text()
 
