@@ -13,6 +13,7 @@ import time
 from collections import Counter
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
+from hashlib import sha256
 from importlib.metadata import entry_points
 from pathlib import Path
 from random import randrange
@@ -33,6 +34,11 @@ from chassis.testing import WIDE_LIMITS
 RATE, CLIENTS = 200, 10
 SMOKE = ("smoke-a@example.com", "smoke-b@example.com")
 SMOKE_PASSWORD = "not very long, but of six words"
+
+
+def image_of(name: str) -> str:
+    """What a registry would call the image."""
+    return f"registry.example.com:5000/{name}@sha256:{sha256(name.encode()).hexdigest()}"
 
 
 class Host:
@@ -70,7 +76,8 @@ class Host:
 
     def release(self, name: str, code: str = "", migration: str = "") -> str:
         """An image of that name: the service, something else done to it at the end, and a migration more."""
-        folder = self.state / "releases" / name
+        image = image_of(name)
+        folder = self.state / "releases" / image.partition("@")[2]
         versions = folder / "migrations" / "versions"
         versions.mkdir(parents=True)
         for file in heads.service_revisions().glob("*.py"):
@@ -83,7 +90,7 @@ class Host:
         (folder / "release.py").write_text(f"from {module} import {attribute} as service\n{code}\n")
         own = served(folder, "release:service") | {"APP_REVISION": name}
         (folder / "environment.json").write_text(json.dumps(own))
-        return name
+        return image
 
     def run(self, *arguments: str, code: int = 0) -> "subprocess.CompletedProcess[str]":
         """Run deploy.sh as if from elsewhere."""

@@ -14,7 +14,6 @@ from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 
 from chassis.failure import Failure
 from chassis.features import FEATURES
@@ -289,9 +288,12 @@ def _dsn(text: str) -> str:
 
 
 def _address(text: str) -> str:
-    if not (text.startswith(("http://", "https://")) and urlsplit(text).hostname):
-        raise argparse.ArgumentTypeError("must be a URL that begins with http:// or https://")
-    return text
+    from chassis.smoke import address
+
+    try:
+        return address(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def _service() -> "tuple[Service, Settings]":

@@ -68,6 +68,23 @@ class Red(Exception):
     """What a check has against the service, in a line."""
 
 
+def address(text: str) -> str:
+    """`text`, if it says where a service is, and nothing else. Raises ValueError, in a line, if it does not."""
+    try:
+        url = httpx.URL(text)
+    except httpx.InvalidURL:
+        raise ValueError("is not a URL: an address of IPv6 has brackets, a port is a number") from None
+    if url.scheme not in ("http", "https") or not url.host or "%" in url.host:
+        raise ValueError("must be a URL that begins with http:// or https:// and names a host")
+    if url.port is not None and not 0 < url.port < 65536:
+        raise ValueError("has a port that there is not")
+    if url.userinfo:
+        raise ValueError("must not name a user: APP_SMOKE_EMAILS and APP_SMOKE_PASSWORD say who signs in")
+    if url.path != "/" or url.query or url.fragment:
+        raise ValueError("must end with the host and its port: a service is asked from its root on")
+    return text
+
+
 def main(service: "Service", settings: "Settings", url: str, revision: str | None) -> int:
     """Make every check, and say of each how it went. Raises Failure when one is red."""
     given = settings.smoke_emails or settings.smoke_password

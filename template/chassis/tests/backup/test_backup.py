@@ -417,6 +417,32 @@ def test_what_is_needed_is_said_by_name(make: Make, variables: dict[str, str], e
     assert chassis(variables, "restore", "--to", "host=localhost password=hunter2").returncode == 2
 
 
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"APP_ENVIRONMENT": "test", "APP_BACKUP_URL": ""},
+        {"APP_ENVIRONMENT": "development", "APP_BACKUP_URL": "file:///backups"},
+    ],
+)
+def test_a_key_is_made_for_nothing_but_development(
+    make: Make,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    more: dict[str, str],
+) -> None:
+    monkeypatch.setattr(streams, "state_folder", lambda: tmp_path / ".dev")
+    with pytest.raises(ConfigurationRefused, match="APP_BACKUP_RECIPIENTS is required"):
+        streams.recipients(make(APP_BACKUP_RECIPIENTS="", **more))
+    assert not (tmp_path / ".dev").exists()
+    settings = make(APP_ENVIRONMENT="development", APP_BACKUP_RECIPIENTS="", APP_BACKUP_URL="", APP_BACKUP_IDENTITY="")
+    made = [streams.recipients(settings) for _ in range(2)]
+    assert made[0] == made[1]
+    key = tmp_path / ".dev" / "backup.key"
+    assert capsys.readouterr().err == f"chassis: made a key for backups of development: only {key} opens them\n"
+    assert streams.identity(settings) == key.read_text().strip()
+
+
 def test_a_dump_is_restored_with_the_rights_of_a_migration_and_a_backup(
     make: Make, database: TestDatabase, empty: TestDatabase
 ) -> None:

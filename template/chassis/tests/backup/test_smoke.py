@@ -1,8 +1,11 @@
 """The smoke test, against the service as it runs in production, and against it with something broken in it."""
 
 import re
+import socket
 from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 
 import psycopg
 import pytest
@@ -114,11 +117,43 @@ def test_elsewhere_than_here_it_needs_accounts(settings: Settings) -> None:
             smoke.main(load_app(), refused, "http://127.0.0.1:1", None)
 
 
-@pytest.mark.parametrize("url", ["ftp://example.com", "example.com", "http://"])
-def test_what_is_no_url_is_wrong_usage(url: str) -> None:
+@pytest.mark.parametrize(
+    ("url", "reason"),
+    [
+        *((url, "begins with http:// or https://") for url in ("ftp://example.com", "example.com", "http://", "")),
+        *((url, "begins with http:// or https://") for url in ("example.com:443", "//example.com", "http://a b")),
+        *((url, "is not a URL") for url in ("http://::1:8000", "http://[::1", "http://example.com:port")),
+        *((f"http://127.0.0.1:{port}", "has a port that there is not") for port in (0, 65536)),
+        *((f"http://{who}@127.0.0.1:1", "must not name a user") for who in ("somebody", "a:hunter2")),
+        *((f"http://127.0.0.1:1{end}", "must end with the host") for end in ("/v1", "/v1/", "?a=b", "/#a", "//")),
+    ],
+)
+def test_what_does_not_say_where_a_service_is_is_wrong_usage(
+    url: str, reason: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     with pytest.raises(SystemExit) as end:
         main(["smoke", url])
+    said = capsys.readouterr().err
     assert end.value.code == 2
+    assert said.splitlines()[-1].startswith("chassis smoke: error: argument URL: ")
+    assert reason in said
+    assert "hunter2" not in said
+
+
+def test_an_address_may_end_with_a_slash(serve: Serve, settings: Settings) -> None:
+    url = smoke.address(f"HTTP://localhost:{serve().port}/")
+    assert smoke.main(load_app(), settings, url, None) == 0
+
+
+def test_an_address_may_be_of_ipv6(red: Callable[..., dict[str, str]]) -> None:
+    class Server(ThreadingHTTPServer):
+        address_family = socket.AF_INET6
+
+    with Server(("::1", 0), BaseHTTPRequestHandler) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        url = smoke.address(f"http://[::1]:{server.server_port}")
+        assert red(url)["alive and ready: GET /livez"] == "501, and not 200"
+        server.shutdown()
 
 
 def test_a_service_that_is_not_there_is_red(red: Callable[..., dict[str, str]]) -> None:

@@ -1,8 +1,8 @@
 """What stands in for `docker compose` when deploy.sh and runbooks are tried: their commands, on processes.
 
 A replica in place 3 is `chassis serve` on port 8000 of an address that ends in .13, as its container's would. An image
-is a folder of `releases/`, with migrations and variables of its own; a container has those of host.env as well, and
-`backups` those of backup.env.
+is a folder of `releases/` named by its digest, with migrations and variables of its own; a container has those of
+host.env as well, and `backups` those of backup.env.
 Whatever they ask for that is not known here is an error.
 """
 
@@ -22,10 +22,8 @@ PROCESSES = HOST / "processes"
 
 
 def main(arguments: list[str]) -> int:
-    if arguments[:3] == ["image", "inspect", "--format"]:
-        print(environment_of(arguments[-1])["APP_REVISION"])  # as the Dockerfile labels it
-        return 0
-    assert arguments[:1] == ["compose"]
+    if arguments[0] != "compose":
+        return of_engine(arguments)
     variables: dict[str, str] = dict(os.environ)
     arguments = arguments[1:]
     while arguments[0] == "--env-file":
@@ -34,22 +32,54 @@ def main(arguments: list[str]) -> int:
     command = " ".join(arguments)
     assert not re.search(r"://[^/@ ]+:[^/@ ]+@|password '", command), "every user of a host sees arguments"
     PROCESSES.mkdir(exist_ok=True)
+    if command == "version --short":
+        print("2.17.0")
+        return 0
     if command.startswith("up --detach --wait postgres"):
         print("the database of the test is up")
         return 0
-    if command == "up --detach gateway backups":
-        return start_gateway(variables)
+    if command == "up --detach backups":
+        return 0
     if command.startswith("run --rm ") and "migrate" in arguments:
         what = arguments[arguments.index("migrate") + 1 :] or ["chassis", "migrate"]
         return run(what, variables["RELEASE"])
-    if command == "ps --quiet gateway":
-        print("gateway" if (HOST / "nginx.pid").exists() else "", end="")
-        return 0
-    if command.startswith("exec -T gateway sh -c ") and command.endswith(" -s reload"):
-        os.kill(int((HOST / "nginx.pid").read_text()), signal.SIGHUP)
-        return 0
+    if "gateway" in arguments:
+        return of_gateway(command, variables)
     code = of_runbook(arguments)
     return of_place(arguments, variables) if code is None else code
+
+
+def of_engine(arguments: list[str]) -> int:
+    """A command that is not Compose's."""
+    match arguments:
+        case ["image", "inspect", "--format", _, image]:
+            print(environment_of(image)["APP_REVISION"])  # as the Dockerfile labels it
+        case ["version", "--format", _]:
+            print("27.0.3")
+        case ["run", "--rm", *_, "sh", "-c", script]:
+            assert "--user=0:0" in arguments
+            assert f"--volume={HOST}/metrics:/metrics" in arguments
+            script = script.replace("/metrics", str(HOST / "metrics"))
+            # Root in a container may give files away, and whoever runs this may not.
+            return subprocess.call(["sh", "-c", script if os.geteuid() == 0 else script.partition("&&")[0]])
+        case _:
+            raise AssertionError(arguments)
+    return 0
+
+
+def of_gateway(command: str, variables: dict[str, str]) -> int:
+    """A command for the gateway."""
+    if command == "up --detach --wait gateway":
+        return start_gateway(variables)
+    if command == "ps --quiet gateway":
+        print("gateway" if (HOST / "nginx.pid").exists() else "", end="")
+    elif command == "logs --no-log-prefix --tail 20 gateway":
+        print((HOST / "errors").read_text())
+    else:
+        assert command.startswith("exec -T gateway "), command
+        assert command.endswith(" -s reload"), command
+        os.kill(int((HOST / "nginx.pid").read_text()), signal.SIGHUP)
+    return 0
 
 
 def of_place(arguments: list[str], variables: dict[str, str]) -> int:
@@ -92,8 +122,6 @@ def of_runbook(arguments: list[str]) -> int | None:
                 stop(service[-1], 30)
         case ["exec", "-T", "postgres", "sh", "-c", script, *rest]:
             return subprocess.call(["sh", "-c", script.replace("/run/secrets/", "host/secrets/"), *rest])
-        case ["exec", "-T", "gateway", "nginx", *_, "-s", "reload"]:
-            os.kill(int((HOST / "nginx.pid").read_text()), signal.SIGHUP)
         case ["run", "--rm", *rest] if "backups" in rest:
             return run_once(rest)
         case _:
@@ -120,9 +148,13 @@ def values(file: str | Path) -> dict[str, str]:
     return dict(line.split("=", 1) for line in Path(file).read_text().splitlines())
 
 
+def release_of(image: str) -> Path:
+    return HOST / "releases" / image.partition("@")[2]
+
+
 def environment_of(image: str) -> dict[str, str]:
     """The variables of a process of that release, on this host."""
-    own: dict[str, str] = json.loads((HOST / "releases" / image / "environment.json").read_text())
+    own: dict[str, str] = json.loads((release_of(image) / "environment.json").read_text())
     password = {"APP_SMOKE_PASSWORD_FILE": str(HOST / "secrets" / "app_smoke_password")}
     outside = {name: value for name, value in os.environ.items() if not name.startswith("PG")}  # psql's, on the host
     return outside | password | values("host/host.env") | own
@@ -132,14 +164,14 @@ def run(command: list[str], image: str, more: Mapping[str, str] = MappingProxyTy
     """Run a command as in a container of that release, which may have variables more."""
     program = [sys.executable, "-m", "chassis.cli"] if command[0] == "chassis" else [command[0]]
     environment = environment_of(image) | {**more}
-    return subprocess.call([*program, *command[1:]], cwd=HOST / "releases" / image, env=environment)
+    return subprocess.call([*program, *command[1:]], cwd=release_of(image), env=environment)
 
 
 def start(place: str, address: str, image: str) -> None:
     with (PROCESSES / f"{place}.log").open("wb") as log:
         process = subprocess.Popen(
             [sys.executable, "-m", "chassis.cli", "serve"],
-            cwd=HOST / "releases" / image,
+            cwd=release_of(image),
             env=environment_of(image)
             | {
                 "APP_HOST": address,
@@ -184,7 +216,8 @@ def start_gateway(variables: dict[str, str]) -> int:
     port, plain_port = int(variables["GATEWAY_PORT"]), int(variables["GATEWAY_PLAIN_PORT"])
     prepare(HOST, port, plain_port, rate=100_000)
     with (HOST / "log").open("wb") as log, (HOST / "errors").open("wb") as errors:
-        subprocess.check_call(nginx(HOST), stdin=subprocess.DEVNULL, stdout=log, stderr=errors)
+        if subprocess.call(nginx(HOST), stdin=subprocess.DEVNULL, stdout=log, stderr=errors):
+            return 1
     while not listens("127.0.0.1", port):
         time.sleep(0.02)
     return 0

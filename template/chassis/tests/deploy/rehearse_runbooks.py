@@ -15,7 +15,7 @@ from typing import Any
 import httpx
 import psycopg
 import pytest
-from host import SMOKE, Host
+from host import SMOKE, Host, image_of
 from pyrage import x25519
 
 from chassis.dev.postgres import Postgres, binaries
@@ -64,7 +64,7 @@ class Stage:
             "PGHOST": "127.0.0.1",
             "PGPORT": str(server.port),
             "TARGET": "deploy@host.example",
-            "IMAGE": "second",
+            "IMAGE": image_of("second"),
         }
 
     def follow(self, page: str, *sections: str) -> str:
@@ -198,5 +198,5 @@ def test_what_was_lost_is_there_again_and_what_came_later_is_kept_beside_it(stag
 def test_a_release_is_deployed_and_the_one_before_comes_back(stage: Stage) -> None:
     stage.host.release("second")
     said = stage.follow("deploy.md")
-    assert "second serves alone" in said
+    assert f"{image_of('second')} serves alone" in said
     assert stage.host.serving() == {"first": 20}

@@ -440,6 +440,45 @@ def test_connections_are_limited_by_who_is_connected(start: Start) -> None:
         assert gateway.get("/").status == 200
 
 
+LARGE = post("/a", b"Content-Length: 1000000", body=b"x" * 500_000)  # and no more, for now
+CHUNKED = post("/a", b"Transfer-Encoding: chunked", body=b"7a120\r\n" + b"x" * 500_000)
+SMALL = post("/a", b"Content-Length: 9999", body=b"x" * 9999)
+
+
+@pytest.mark.parametrize("begun", [LARGE, CHUNKED], ids=["long", "chunked"])
+def test_large_bodies_are_limited_by_who_is_connected(recorded: Gateway, begun: bytes) -> None:
+    def ask(source: str) -> Answer:
+        return recorded.ask(post("/a", b"Content-Length: 1000000", body=b"x" * 1_000_000), source)
+
+    with ExitStack() as clients:
+        slow: list[socket.socket] = []
+
+        def no_more() -> bool:
+            slow.append(clients.enter_context(recorded.connect("127.0.0.2")))
+            slow[-1].sendall(begun)
+            return ask("127.0.0.2").status == 429
+
+        until(no_more)
+        assert len(slow) >= 8, "it may be more: one of them can be what was refused"
+        check_problem(ask("127.0.0.2"), 429)
+        assert recorded.ask(SMALL, "127.0.0.2").status == 200
+        assert recorded.get("/", source="127.0.0.2").status == 200
+        assert ask("127.0.0.3").status == 200
+    until(lambda: ask("127.0.0.2").status == 200)
+
+
+def test_a_body_that_there_is_no_room_for_may_come_again(start: Start, recorder: Recorder) -> None:
+    gateway = start(recorder.port)
+    (gateway.folder / "bodies").rmdir()  # what nginx says to that is what it says to a full disk
+    refused = gateway.ask(post("/a", b"Content-Length: 1000000", body=b"x" * 1_000_000))
+    check_problem(refused, 503)
+    assert refused.all("retry-after") == ["1"]
+    assert gateway.ask(SMALL).status == 200
+    assert recorder.lines == [b"POST /a HTTP/1.1"]
+    assert "[crit]" in (gateway.folder / "errors").read_text(), "the log says why"
+    (gateway.folder / "errors").write_text("")
+
+
 def test_a_replica_that_is_busy_gets_fewer_requests(start: Start, recorder: Recorder) -> None:
     """Not none: the gateway may still be counting a request that has its answer already."""
     release = Event()

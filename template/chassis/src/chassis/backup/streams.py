@@ -79,16 +79,17 @@ def megabytes(count: int) -> str:
 
 
 def recipients(settings: "Settings") -> list[str]:
-    """The public keys that backups are encrypted for. In development, unless set, of a key that is made once."""
+    """The public keys that backups are encrypted for. In `.dev/backups`, unless set, of a key that is made once."""
     if settings.backup_recipients:
         return list(settings.backup_recipients)
-    if settings.deployed:
+    if settings.environment != "development" or settings.backup_url:
         raise ConfigurationRefused(["APP_BACKUP_RECIPIENTS is required: the age keys that backups are encrypted for"])
     file = _development_identity()
     if not file.exists():
         file.parent.mkdir(parents=True, exist_ok=True)
         file.touch(mode=0o600)
         file.write_text(f"{pyrage.x25519.Identity.generate()}\n")
+        print(f"chassis: made a key for backups of development: only {file} opens them", file=sys.stderr)
     return [str(pyrage.x25519.Identity.from_str(file.read_text().strip()).to_public())]
 
 
