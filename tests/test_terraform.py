@@ -24,6 +24,7 @@ from test_demo import wait_for
 from updating_support import commit, git, write
 
 ENVIRONMENTS = ("staging", "production")
+DATABASE = "module.service.module.database.aws_db_instance.this"
 ACCOUNT = "123456789012"
 STATE = f"terraform-state-{ACCOUNT}-eu-central-1"
 
@@ -194,6 +195,19 @@ def test_checkov_has_nothing_to_say(service: Path, tools: Path):
         assert all(len(reason.split()) >= 5 for reason in reasons), "a check that is skipped has its reason beside it"
         if report["check_type"] == "terraform":
             assert report["summary"]["passed"] > 200
+
+
+def names(folder: Path, environment: str) -> dict[str, Any]:
+    """What Terraform calls things, where that is known before they are made: a part of its output `deployment`."""
+    place = f"{json.loads((folder / 'answers.json').read_text())['name']}-{environment}"
+    return {
+        "environment": environment,
+        "region": "eu-central-1",
+        "cluster": place,
+        "service": "serve",
+        "families": {task: f"{place}-{task}" for task in ("serve", "migrate", "backup")},
+        "log_group": f"/{place}/tasks",
+    }
 
 
 @contextmanager
