@@ -47,7 +47,8 @@ ecs.create_service(
     cluster=place, serviceName=made["service"], taskDefinition=made["families"]["serve"], desiredCount=1,
     launchType="FARGATE", networkConfiguration=dict(awsvpcConfiguration=network),
 )
-logs.create_log_group(logGroupName=made["log_group"])
+for group in (made["log_group"], f"/{place}/tasks"):
+    logs.create_log_group(logGroupName=group)
 rds.create_db_subnet_group(DBSubnetGroupName=place, DBSubnetGroupDescription="-", SubnetIds=subnets)
 rds.create_db_parameter_group(DBParameterGroupName=place, DBParameterGroupFamily="postgres18", Description="-")
 rds.create_db_instance(
