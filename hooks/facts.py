@@ -78,6 +78,19 @@ def answers_given(tree: Tree, marks: tuple[Mark, ...] = MARKS) -> Iterator[Probl
                 yield Problem(path, line or 1, f"{what}, which is for {mark.answer} {mark.value}, but it is {given}")
 
 
+def template_found(tree: Tree) -> Iterator[Problem]:
+    """An update, which runs in the rendered folder, finds the template where the answers say that it is."""
+    source = tree.answers.get("_src_path")
+    if not isinstance(source, str) or ":" in source or source.startswith(("/", "~")) or (tree.root / source).is_dir():
+        return
+    for path, text in tree.texts.items():
+        for number, line in enumerate(text.splitlines(), 1):
+            if line.startswith("_src_path:"):
+                yield Problem(
+                    path, number, f"says {source!r}, which no update finds: copy from a URL or an absolute path"
+                )
+
+
 def ports(tree: Tree) -> Iterator[Problem]:
     """The ports of the settings, wherever a deploy file sets, exposes or asks one."""
     settings = _variables(tree, SETTINGS)
@@ -242,4 +255,4 @@ def _parse(tree: Tree, path: str) -> list[ast.stmt]:
         return []
 
 
-FACTS: Final = (answers_given, ports, health_paths, python_version, postgresql_major, variables)
+FACTS: Final = (answers_given, template_found, ports, health_paths, python_version, postgresql_major, variables)

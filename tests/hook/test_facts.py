@@ -1,5 +1,6 @@
 """Each fact that stands in several files: changed in one of them alone, it is one line of the hook, and no more."""
 
+import re
 import shutil
 from pathlib import Path
 
@@ -113,6 +114,24 @@ WORKFLOW = ".github/workflows/check.yml"
 def test_a_fact_that_differs_in_one_file(service: Service, hook: Hook, path: str, old: str, new: str, message: str):
     line = service.replace(path, old, new) + new.count("\n")
     assert hook() == (1, [f"{path}:{line}: {message}"])
+
+
+@pytest.mark.parametrize(
+    ("source", "found"),
+    [
+        ("a-clone", False),
+        ("../a-clone", False),
+        ("./chassis", True),
+        ("gh:org/chassis", True),
+        ("git@example.com:chassis.git", True),
+        ("~/chassis", True),
+    ],
+)
+def test_an_update_has_to_find_the_template(service: Service, hook: Hook, source: str, found: bool):
+    (was,) = re.findall("(?m)^_src_path: .*$", (service.root / ".copier-answers.yml").read_text())
+    line = service.replace(".copier-answers.yml", was, f"_src_path: {source}")
+    problem = f".copier-answers.yml:{line}: says '{source}', which no update finds: copy from a URL or an absolute path"
+    assert hook() == ((0, []) if found else (1, [problem]))
 
 
 @pytest.mark.parametrize(

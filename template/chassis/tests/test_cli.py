@@ -11,6 +11,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
+from chassis.app import load_app
 from chassis.cli import main
 from chassis.config_report import Row, report
 from chassis.config_report import main as print_report
@@ -123,6 +124,30 @@ def test_a_bug_is_one_line_and_a_traceback_only_for_those_who_ask(
 def test_the_configuration_can_be_judged_for_another_environment(chassis: Chassis) -> None:
     assert chassis("config").returncode == 0
     assert chassis("config", "--env", "production").returncode == 78
+
+
+def test_the_configuration_can_be_judged_by_what_a_file_sets_and_nothing_else(chassis: Chassis, tmp_path: Path) -> None:
+    (tmp_path / "its.env").write_text("# one\n\nAPP_ENVIRONMENT=production\nAPP_ALLOWED_HOSTS=api.shop.test\n")
+    said = chassis("config", "--env-file", "its.env", APP_SECRET_KEY="x", APP_UNKNOWN="y").stderr
+    assert "APP_SECRET_KEY is required" in said
+    assert not any(name in said for name in ("APP_UNKNOWN", "APP_ALLOWED_HOSTS"))
+    (tmp_path / "its.env").write_text("APP_ENVIRONMENT\n")
+    run = chassis("config", "--env-file", "its.env")
+    assert (run.returncode, run.stderr.splitlines()[-1].endswith("its.env has a line that is not NAME=value")) == (
+        2,
+        True,
+    )
+    assert chassis("config", "--env-file", "none.env").returncode == 2
+
+
+def test_what_is_yours_to_say_in_production_has_no_value_that_would_do() -> None:
+    """Nobody goes live with somebody else's address because nobody asked."""
+    lines = Path(__file__).parents[2].joinpath("deploy", "variables.env").read_text().splitlines()
+    given = dict(line.split("=", 1) for line in lines if line and not line.startswith("#"))
+    _, found = report(load_app().settings_class, given)
+    assert {line.split()[0] for line in found if "_FILE" not in line} == {
+        *("APP_ALLOWED_HOSTS", "APP_PUBLIC_URL", "APP_MAIL_FROM")
+    }
 
 
 def test_a_reader_that_leaves_early_is_no_error_worth_a_traceback() -> None:

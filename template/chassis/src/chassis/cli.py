@@ -12,6 +12,7 @@ import traceback
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from importlib import import_module
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -108,7 +109,7 @@ def config(options: argparse.Namespace) -> int:
     from chassis.app import load_app
     from chassis.config_report import main as report
 
-    return report(load_app().settings_class, environment=options.env)
+    return report(load_app().settings_class, options.env_file, environment=options.env)
 
 
 def keys_rotate(_: argparse.Namespace) -> int:
@@ -240,6 +241,9 @@ def _parser() -> argparse.ArgumentParser:
     environment.add_argument(
         "--env", choices=["development", "test", "staging", "production"], help="as if APP_ENVIRONMENT were this"
     )
+    environment.add_argument(
+        "--env-file", metavar="FILE", type=_env_file, help="as `docker run` would have it: only what FILE sets"
+    )
     add(group("keys", "The keys that sign access tokens."), "rotate", keys_rotate)
     people = group("accounts", "People who sign in.")
     for name, run in (("disable", accounts_disable), ("enable", accounts_enable)):
@@ -264,6 +268,18 @@ def _parser() -> argparse.ArgumentParser:
     add(commands, "dev", dev)
     add(commands, "stop", stop)
     return parser
+
+
+def _env_file(path: str) -> dict[str, str]:
+    """The variables of a file as Docker reads it: everything after the first = is the value."""
+    try:
+        lines = [line.strip() for line in Path(path).read_text(encoding="utf-8").splitlines()]
+    except (OSError, ValueError) as error:
+        raise argparse.ArgumentTypeError(f"cannot be read: {error}") from None
+    given = [line.partition("=") for line in lines if line and not line.startswith("#")]
+    if not all(equals for _, equals, _ in given):
+        raise argparse.ArgumentTypeError(f"{path} has a line that is not NAME=value")
+    return {name: value for name, _, value in given}
 
 
 def _dsn(text: str) -> str:
