@@ -23,6 +23,7 @@ import pytest
 import yaml
 from conftest import Render
 from copier import run_copy
+from grafana_foundation_sdk.cog import plugins
 from grafana_foundation_sdk.cog.encoder import JSONEncoder
 from grafana_foundation_sdk.models.dashboard import Dashboard
 from pythons import NEWEST, python
@@ -128,6 +129,7 @@ def test_each_section_of_the_runbook_answers_what_somebody_at_night_asks(project
 
 def test_the_dashboard_is_one_that_grafana_takes_and_prometheus_reads(project: Path, tmp_path: Path):
     shown = dashboard(project)
+    plugins.register_default_plugins()  # of panels and of queries
     known = json.loads(JSONEncoder().encode(Dashboard.from_json(shown)))
     assert set(unknown(shown, known)) <= {f"/annotations/list/{name}" for name in ("step", "tagKeys", "titleFormat")}
     assert (shown["uid"], shown["title"]) == ("my-service", "my-service"), "which no other service's is"
