@@ -15,42 +15,49 @@ from typing import Any
 
 import pytest
 from conftest import copy_template
-from test_terraform import ask, moto_server, tools
+from test_terraform import ask, moto_server, names, tools
 
 __all__ = ["tools"]
 
-CLUSTER = "my-service-staging"
 MANIFEST = {"schemaVersion": 2, "mediaType": "application/vnd.oci.image.manifest.v1+json"}
 RELEASES = [json.dumps(MANIFEST | {"config": {"digest": name}}) for name in ("one", "two")]
 DIGESTS = [f"sha256:{hashlib.sha256(release.encode()).hexdigest()}" for release in RELEASES]
 FIRST, SECOND = (f"ghcr.io/example-org/my-service@{digest}" for digest in DIGESTS)
 CHANGED = f"ghcr.io/example-org/changed@sha256:{'0' * 64}"
 
-# What Terraform leaves behind, in as far as a deployment touches it.
-MADE = f"""
-import boto3, json
-ecs, ecr, ec2 = (boto3.client(name) for name in ("ecs", "ecr", "ec2"))
-subnet = ec2.describe_subnets()["Subnets"][0]
+# What Terraform leaves behind, in as far as deployments and runbooks touch it. Its argument: what things are called.
+MADE = """
+import boto3, json, sys
+made = json.loads(sys.argv[1])
+ecs, ecr, ec2, rds, logs = (boto3.client(name) for name in ("ecs", "ecr", "ec2", "rds", "logs"))
+subnets = [subnet["SubnetId"] for subnet in ec2.describe_subnets()["Subnets"]]
 group = ec2.describe_security_groups()["SecurityGroups"][0]["GroupId"]
-network = dict(subnets=[subnet["SubnetId"]], securityGroups=[group], assignPublicIp="DISABLED")
-repository = ecr.create_repository(repositoryName="{CLUSTER}")["repository"]["repositoryUri"]
-ecs.create_cluster(clusterName="{CLUSTER}")
-for name in ("serve", "migrate", "backup"):
+network = dict(subnets=subnets[:1], securityGroups=[group], assignPublicIp="DISABLED")
+place = made["cluster"]
+repository = ecr.create_repository(repositoryName=place)["repository"]["repositoryUri"]
+ecs.create_cluster(clusterName=place)
+for name, family in made["families"].items():
     container = dict(name="service", image=repository + ":none", command=["chassis", name], cpu=256, memory=512)
     ecs.register_task_definition(
-        family="{CLUSTER}-" + name, containerDefinitions=[container], networkMode="awsvpc", cpu="256", memory="512",
+        family=family, containerDefinitions=[container], networkMode="awsvpc", cpu="256", memory="512",
         requiresCompatibilities=["FARGATE"], taskRoleArn="arn:aws:iam::123456789012:role/task",
         tags=[dict(key="Service", value="my-service")],
     )
 ecs.create_service(
-    cluster="{CLUSTER}", serviceName="serve", taskDefinition="{CLUSTER}-serve", desiredCount=1, launchType="FARGATE",
-    networkConfiguration=dict(awsvpcConfiguration=network),
+    cluster=place, serviceName=made["service"], taskDefinition=made["families"]["serve"], desiredCount=1,
+    launchType="FARGATE", networkConfiguration=dict(awsvpcConfiguration=network),
 )
-print(json.dumps(dict(
-    environment="staging", region="eu-central-1", repository=repository, cluster="{CLUSTER}", service="serve",
-    families={{name: "{CLUSTER}-" + name for name in ("serve", "migrate", "backup")}}, subnets=network["subnets"],
-    security_group=group, log_group="/{CLUSTER}/tasks",
-)))
+for group in (made["log_group"], f"/{place}/tasks"):
+    logs.create_log_group(logGroupName=group)
+rds.create_db_subnet_group(DBSubnetGroupName=place, DBSubnetGroupDescription="-", SubnetIds=subnets)
+rds.create_db_parameter_group(DBParameterGroupName=place, DBParameterGroupFamily="postgres18", Description="-")
+rds.create_db_instance(
+    DBInstanceIdentifier=place, Engine="postgres", DBInstanceClass="db.t4g.micro", AllocatedStorage=20,
+    MasterUsername="migrator", MasterUserPassword="a long password", DBSubnetGroupName=place,
+    VpcSecurityGroupIds=[group],
+)
+made |= dict(repository=repository, subnets=network["subnets"], security_group=group)
+print(json.dumps(made))
 """
 
 AWS = """#!{python}
@@ -60,6 +67,9 @@ here, real, arguments = Path({here!r}), {real!r}, sys.argv[1:]
 with (here / "asked").open("a") as asked:
     print(*arguments, file=asked)
 scenario = json.loads((here / "scenario").read_text())
+if arguments[:2] == ["ecs", "run-task"]:
+    with (here / "tasks").open("a") as tasks:
+        print(arguments[arguments.index("--overrides") + 1], file=tasks)
 match arguments[:2]:
     case ["ecs", "describe-tasks"]:
         codes, begun = scenario["exit"], (here / "asked").read_text().count("ecs run-task")
@@ -70,7 +80,7 @@ match arguments[:2]:
         print(json.dumps(dict(events=[dict(message=line) for line in scenario["says"]])))
     case ["ecs", "update-service"] if scenario["rollout"] != "good":
         (here / "refused").write_text(arguments[arguments.index("--task-definition") + 1])
-    case ["ecs", "describe-services"]:
+    case ["ecs", "describe-services"] if arguments[-1] == "services[0]":  # as deploy.sh asks
         service = json.loads(subprocess.check_output([real, *arguments]))
         serving = dict(rolloutState="COMPLETED", taskDefinition=service["taskDefinition"])
         service["deployments"] = [serving]
@@ -110,9 +120,9 @@ sys.exit(subprocess.call([real, *put], stdout=subprocess.DEVNULL))
 class Account:
     """An account of AWS in which a service is, and `deploy.sh` on a machine that is signed in to it."""
 
-    def __init__(self, folder: Path, deploy: Path, tools: Path, endpoint: str) -> None:
+    def __init__(self, folder: Path, deploy: Path, tools: Path, endpoint: str, environment: str = "staging") -> None:
         self.folder, self._deploy, self._tools = folder, deploy, tools
-        self._environment = {
+        self.environment = {
             "PATH": f"{folder}:{os.environ['PATH']}",
             "HOME": str(folder),
             "AWS_ENDPOINT_URL": f"http://{endpoint}",
@@ -135,16 +145,18 @@ class Account:
         copies[CHANGED] = copies[SECOND]
         (folder / "manifests").write_text(json.dumps(copies))
         self.will()
-        self.deployment: dict[str, Any] = json.loads(self._python(MADE))
+        called = names(deploy / "terraform", environment)
+        self.deployment: dict[str, Any] = json.loads(self.python(MADE, json.dumps(called)))
+        self._cluster, self._families = called["cluster"], called["families"]
 
     def will(self, *codes: int | None, says: tuple[str, ...] = (), rollout: str = "good") -> None:
         """What services do from now on, and how one task after the other ends."""
         (self.folder / "scenario").write_text(json.dumps({"exit": codes or (0,), "says": says, "rollout": rollout}))
-        for name in ("asked", "refused", "seen"):
+        for name in ("asked", "refused", "seen", "tasks"):
             (self.folder / name).unlink(missing_ok=True)
 
     def run(self, *arguments: str, **variables: str) -> "subprocess.CompletedProcess[str]":
-        environment = self._environment | {"DEPLOYMENT": json.dumps(self.deployment)} | variables
+        environment = self.environment | {"DEPLOYMENT": json.dumps(self.deployment)} | variables
         command = [self._deploy / "deploy.sh", *arguments]
         return subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=120)
 
@@ -154,22 +166,29 @@ class Account:
         container = {"name": "service", "image": image, "cpu": 256, "memory": 512}
         code = f"import boto3; ecs = boto3.client('ecs'); container = {container!r}"
         for name in ("serve", "backup"):
-            family = f"family='{CLUSTER}-{name}', networkMode='awsvpc', cpu='256', memory='512'"
+            family = f"family='{self._families[name]}', networkMode='awsvpc', cpu='256', memory='512'"
             code += f"; ecs.register_task_definition({family}, containerDefinitions=[container])"
-        code += f"; ecs.update_service(cluster='{CLUSTER}', service='serve', taskDefinition='{CLUSTER}-serve:2')"
-        self._python(code)
+        serving = f"{self._families['serve']}:2"
+        code += f"; ecs.update_service(cluster='{self._cluster}', service='serve', taskDefinition='{serving}')"
+        self.python(code)
 
     @property
     def asked(self) -> str:
         return (self.folder / "asked").read_text()
 
+    @property
+    def told(self) -> list[list[str]]:
+        """What tasks were to run in place of their own command."""
+        overrides = map(json.loads, (self.folder / "tasks").read_text().splitlines())
+        return [each["command"] for override in overrides for each in override.get("containerOverrides", [])]
+
     def image(self, family: str) -> str:
         """Of the newest revision."""
-        return self._container(f"describe_task_definition(taskDefinition={CLUSTER + '-' + family!r})")["image"]
+        return self._container(f"describe_task_definition(taskDefinition={self._families[family]!r})")["image"]
 
     @property
     def serving(self) -> str:
-        found = f"describe_services(cluster={CLUSTER!r}, services=['serve'])['services'][0]['taskDefinition']"
+        found = f"describe_services(cluster={self._cluster!r}, services=['serve'])['services'][0]['taskDefinition']"
         return self._container(f"describe_task_definition(taskDefinition=ecs.{found})")["image"]
 
     def in_repository(self, digest: str) -> str:
@@ -177,10 +196,11 @@ class Account:
 
     def _container(self, call: str) -> dict[str, Any]:
         code = f"import boto3, json; ecs = boto3.client('ecs'); found = ecs.{call}['taskDefinition']"
-        return json.loads(self._python(f"{code}; print(json.dumps(found['containerDefinitions'][0]))"))
+        return json.loads(self.python(f"{code}; print(json.dumps(found['containerDefinitions'][0]))"))
 
-    def _python(self, code: str) -> str:
-        return subprocess.check_output([self._tools / "python", "-c", code], env=self._environment, text=True)
+    def python(self, code: str, *arguments: str) -> str:
+        command = [self._tools / "python", "-c", code, *arguments]
+        return subprocess.check_output(command, env=self.environment, text=True)
 
 
 @pytest.fixture(scope="module")
@@ -214,7 +234,7 @@ def test_the_first_release_goes_into_service(account: Account):
     told = account.asked.splitlines()
     steps = [line.split()[1] for line in told if line.startswith(("ecs run-task", "ecs update-service"))]
     assert steps == ["run-task", "run-task", "update-service"], "migrated, and tried by whom, before it serves"
-    assert '"command":["chassis","accounts","smoke"]' in account.asked
+    assert account.told == [["chassis", "accounts", "smoke"]]
     assert '"assignPublicIp":"DISABLED"' in account.asked
 
 
@@ -274,7 +294,7 @@ def test_parity_prints_what_the_image_finds_and_nothing_else(account: Account):
     done = account.run("--on", "staging", "parity", FIRST)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout) == {"environment": "staging"}
-    assert '"command":["chassis","parity"]' in account.asked
+    assert account.told == [["chassis", "parity"]]
     assert account.image("migrate") == account.in_repository(DIGESTS[0])
     assert "update-service" not in account.asked
 
@@ -284,8 +304,37 @@ def test_parity_prints_what_the_image_finds_and_nothing_else(account: Account):
     assert failed.stderr.endswith("the log does not have what chassis parity printed\n")
 
 
+def test_a_command_runs_in_a_task_and_what_it_says_is_printed(account: Account):
+    account.will(says=("backed up", "in 2 s"))
+    done = account.run("--on", "staging", "run", "backup", "chassis", "backup")
+    assert (done.returncode, done.stdout) == (0, "backed up\nin 2 s\n"), done.stderr
+    assert account.told == [["chassis", "backup"]]
+    assert "--task-definition my-service-staging-backup " in account.asked
+
+    account.will(1, says=("no such table",))
+    failed = account.run("sql", "select 'a  b'")
+    assert failed.returncode == 1
+    assert failed.stderr.startswith("no such table\n")
+    ((*_, code, statement),) = account.told
+    assert (code.count("MIGRATOR_DATABASE_URL"), statement) == (1, "select 'a  b'")
+    assert "--task-definition my-service-staging-migrate " in account.asked
+
+    account.will(says=())
+    silent = account.run("run", "migrate", "true")
+    assert (silent.returncode, silent.stdout) == (1, "")
+    assert silent.stderr == "deploy: it exited with 0, and the log does not have what it said\n"
+
+
 def test_what_is_not_meant_is_refused(account: Account):
-    for arguments in ([], ["ghcr.io/example-org/my-service:latest"], ["parity"], ["--on", "staging"], ["-h"]):
+    for arguments in (
+        [],
+        ["ghcr.io/example-org/my-service:latest"],
+        ["parity"],
+        ["--on", "staging"],
+        ["-h"],
+        ["sql"],
+        ["run", "serve", "true"],
+    ):
         refused = account.run(*arguments)
         assert refused.returncode == 2, arguments
         assert refused.stderr.startswith("usage: deploy/deploy.sh [--on staging|production] IMAGE")
@@ -305,6 +354,19 @@ def test_what_is_not_meant_is_refused(account: Account):
         f"deploy: the copy of {CHANGED} has another digest",
     )
     assert "run-task" not in account.asked
+
+
+def test_the_help_speaks_of_what_is_rehearsed_here(deploy: Path, default_tree: dict[str, bytes], tmp_path: Path):
+    (tmp_path / "deploy").mkdir()
+    (tmp_path / "deploy" / "compose.yaml").touch()
+    assert "deploy/compose.yaml" in default_tree
+    makefile = deploy.parent / "chassis" / "chassis.mk"
+    said = {
+        folder: subprocess.check_output(["make", "-f", makefile, "help"], cwd=folder, text=True)
+        for folder in (deploy.parent, tmp_path)
+    }
+    assert "make rehearse  build the image and run it" in said[deploy.parent]
+    assert "make rehearse  deploy this service on this machine as on a host" in said[tmp_path]
 
 
 def test_shellcheck_finds_nothing(deploy: Path):

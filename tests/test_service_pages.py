@@ -68,7 +68,7 @@ def test_backups_are_made_and_drilled_beside_make_dev(service: Path):
 
 
 def test_the_runbooks_run_beside_make_dev(service: Path, running: int):
-    """What they have for a host runs there: see chassis/tests/deploy/rehearse_runbooks.py."""
+    """What they have for other places than this one runs there: see test_runbooks.py."""
     pages = sorted((service / "docs" / "runbooks").glob("*.md"))
     commands = "\n".join(block for page in pages for block in blocks(page, "sh"))
     assert {page.name for page in pages if blocks(page, "sh")} == {"alerts.md", "deploy.md", "keys.md", "restore.md"}
@@ -86,15 +86,6 @@ def rendered(render: Render, request: pytest.FixtureRequest) -> Path:
 def test_every_link_of_a_page_leads_to_a_file_and_a_heading(rendered: Path):
     for page in [*rendered.glob("*.md"), *rendered.glob("docs/**/*.md")]:
         every_link_leads_somewhere(page)
-
-
-def test_a_command_of_a_runbook_that_is_run_nowhere_says_why(rendered: Path):
-    """`sh` runs here, `sh host` in rehearse_runbooks.py, which follows all four pages."""
-    for page in (rendered / "docs" / "runbooks").glob("*.md"):
-        for language, first in re.findall(r"^ *```(\S.*)\n(.*)$", page.read_text(), re.MULTILINE):
-            followed = {"sh", "sh host"} if (rendered / "deploy" / "compose.yaml").exists() else {"sh"}
-            assert language in followed or first.startswith("# Not run by a test: "), (page.name, first)
-        assert page.name in {"alerts.md", "deploy.md", "keys.md", "restore.md"}
 
 
 @pytest.mark.parametrize("page", ["data.md", "production.md"])

@@ -21,9 +21,11 @@ import pytest
 from conftest import ROOT, copy_template
 from copier import run_copy, run_update
 from test_demo import wait_for
+from test_documentation import blocks
 from updating_support import commit, git, write
 
 ENVIRONMENTS = ("staging", "production")
+DATABASE = "module.service.module.database.aws_db_instance.this"
 ACCOUNT = "123456789012"
 STATE = f"terraform-state-{ACCOUNT}-eu-central-1"
 
@@ -147,6 +149,17 @@ def test_environments_arrive_with_the_answer_and_are_theirs_from_then_on(templat
     assert (folder / "deploy/terraform/secrets/main.tf").read_text() == "# newer\n"
 
 
+def test_production_differs_from_staging_in_names_and_sizes_alone(service: Path):
+    staging, production = ((service / name / "main.tf").read_text().splitlines() for name in ENVIRONMENTS)
+    assert len(staging) == len(production)
+    different = {
+        there.split()[0]
+        for here, there in zip(staging, production, strict=True)
+        if here.replace("staging", "production") != there
+    }
+    assert different == {"#", "domain", "tasks", "database_class", "monthly_budget_usd"}
+
+
 def test_each_region_has_the_root_that_signs_for_its_databases(service: Path):
     text = (service / "rds-ca.crt").read_text()
     roots = re.findall(
@@ -196,6 +209,19 @@ def test_checkov_has_nothing_to_say(service: Path, tools: Path):
             assert report["summary"]["passed"] > 200
 
 
+def names(folder: Path, environment: str) -> dict[str, Any]:
+    """What Terraform calls things, where that is known before they are made: a part of its output `deployment`."""
+    place = f"{json.loads((folder / 'answers.json').read_text())['name']}-{environment}"
+    return {
+        "environment": environment,
+        "region": "eu-central-1",
+        "cluster": place,
+        "service": "serve",
+        "families": {task: f"{place}-{task}" for task in ("serve", "migrate", "backup")},
+        "log_group": f"/{place}/commands",
+    }
+
+
 @contextmanager
 def moto_server(tools: Path, folder: Path, **settings: str) -> Generator[str]:
     """The host and port of an AWS that keeps what it is told, and runs nothing; its log goes into `folder`."""
@@ -233,6 +259,7 @@ class TestInAStandInForAws:
     @classmethod
     def aws(cls, endpoint: str) -> dict[str, str]:
         keys = {"AWS_ACCESS_KEY_ID": "testing", "AWS_SECRET_ACCESS_KEY": "testing", "AWS_REGION": "eu-central-1"}
+        keys["AWS_DEFAULT_REGION"] = keys["AWS_REGION"]  # which is what the older AWS CLI reads
         return {
             "AWS_ENDPOINT_URL": f"http://{endpoint}",
             "AWS_MAX_ATTEMPTS": "2",  # what moto cannot do it answers with 500, however often
@@ -241,8 +268,30 @@ class TestInAStandInForAws:
             **keys,
         }
 
+    def restore(self, folder: Path, aws: dict[str, str]) -> None:
+        """What the runbook says, as far as Terraform is asked: it takes the restored database for its own."""
+        restored, swapped, _ = blocks(folder.parents[1] / "docs" / "runbooks" / "restore.md", "sh aws")
+        # moto takes what it restores for a replica, which Terraform would wait for.
+        assert swapped.endswith("terraform -chdir=deploy/terraform/production apply\n")
+        commands = (restored + swapped.removesuffix("apply\n") + "plan -no-color").replace("production", "staging")
+        place, commands = "my-service-staging", f"cd {folder.parents[1]} && {commands}"
+        planned = run("bash", "-eu", "-o", "pipefail", "-c", commands, environment=aws)
+        assert re.search(r"Plan: 0 to add, \d+ to change, 0 to destroy\.", planned), planned
+
+        rds = ["aws", "rds"]
+        run(
+            *rds,
+            "delete-db-instance",
+            f"--db-instance-identifier={place}-before",
+            "--skip-final-snapshot",
+            environment=aws,
+        )
+        run(
+            *rds, "modify-db-instance", f"--db-instance-identifier={place}", "--no-deletion-protection", environment=aws
+        )
+
     def test_staging_is_built_and_taken_down(
-        self, folder: Path, endpoint: str, aws: dict[str, str], plugins: list[str]
+        self, folder: Path, endpoint: str, aws: dict[str, str], plugins: list[str], tools: Path
     ):
         terraform(folder / "account", "init", *plugins, environment=aws)
         terraform(folder / "account", "apply", "-auto-approve", "-var=region=eu-central-1", environment=aws)
@@ -258,8 +307,21 @@ class TestInAStandInForAws:
         assert all(value not in state for value in secrets.values())
         assert secrets["database_app"] in secrets["database_url"]
         assert secrets["database_migrator"] in secrets["migrator_database_url"]
+        resources = [made for resource in json.loads(state)["resources"] for made in resource["instances"]]
+        tags = [made["attributes"]["tags_all"] for made in resources if made["attributes"].get("tags_all") is not None]
+        wanted = {"Service": "my-service", "Environment": "staging", "ManagedBy": "terraform"}
+        assert len(tags) > 50
+        assert all(wanted.items() <= each.items() for each in tags), "what a bill is split by"
+        allowed = [made["attributes"].get("role") for made in resources]
+        assert "my-service-staging-backup" in allowed
+        assert "my-service-staging-task" not in allowed, "what serves may do nothing in AWS"
         for task in ("serve", "migrate", "backup"):
             assert refused(folder, container(state, task), secrets) == ""
+
+        deployment = json.loads(terraform(staging, "output", "-json", "service", environment=aws))["deployment"]
+        assert deployment | names(folder, "staging") == deployment, "as the runbooks and deploy.sh are tested with"
+        assert DATABASE in terraform(staging, "state", "list", environment=aws).splitlines()
+        self.restore(folder, aws | {"PATH": f"{tools}:{os.environ['PATH']}"})
 
         terraform(staging, "destroy", "-refresh=false", "-auto-approve", environment=aws)
         assert terraform(staging, "state", "list", environment=aws) == ""

@@ -4,6 +4,9 @@
 BIN := .venv/bin
 UV := $(shell command -v uv || echo .dev/uv/bin/uv)
 PYTHON ?= python3
+REHEARSAL := $(strip $(if $(wildcard deploy/compose.yaml),\
+  deploy this service on this machine as on a host under load; ROLLS=10 deploys ten times,\
+  build the image and run it on this machine as production does))
 COPIER := $(UV) tool run --from 'copier>=9.19.1,<10' copier
 
 # An activated environment is another project's, as far as uv can tell.
@@ -17,7 +20,7 @@ help:
 	@echo "make stop      stop what a 'make dev' that was killed left running"
 	@echo "make test      run the tests on a real PostgreSQL; ARGS='-k text' chooses"
 	@echo "make fuzz      send all that may break a route for ten minutes; ARGS='--seed=1' repeats what a run has printed"
-	@echo "make rehearse  deploy this service on this machine as on a host, under load; ROLLS=10 deploys ten times"
+	@echo "make rehearse  $(REHEARSAL)"
 	@echo "make check     lint, format, types, import contracts, what migrations would lock"
 	@echo "make format    put right what make check says of the format"
 	@echo "make module    write a new module and its test, as in make module NAME=invoices"

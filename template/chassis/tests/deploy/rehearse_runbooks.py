@@ -26,11 +26,17 @@ PAGES = Path(__file__).parents[3] / "docs" / "runbooks"
 SOMEBODY = {"email": "somebody@example.com", "password": "four wandering kettles"}
 
 
+def written(text: str) -> list[str]:
+    """The blocks for a host."""
+    return re.findall(r"^```sh host\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+
+
 class Stage:
     """A host on which a release serves, a shell on it, and somebody who uses the service."""
 
     def __init__(self, folder: Path, server: Postgres) -> None:
         self.server = server
+        self.followed = set[str]()
         other, key = x25519.Identity.generate(), x25519.Identity.generate()  # while keys change, either one opens it
         variables = {
             **WIDE_LIMITS,
@@ -75,8 +81,9 @@ class Stage:
             if title in sections or not sections:
                 chosen.append(text)
         assert len(chosen) > len(sections), "a section is not there any more"
-        blocks = re.findall(r"^```sh host\n(.*?)^```$", "".join(chosen), re.MULTILINE | re.DOTALL)
+        blocks = written("".join(chosen))
         assert blocks
+        self.followed |= set(blocks)
         folder = PAGES.parents[1] if page == "deploy.md" else self.host.state.parent
         done = subprocess.run(
             ["bash", "-eu", "-o", "pipefail", "-c", "".join(blocks)],
@@ -200,3 +207,8 @@ def test_a_release_is_deployed_and_the_one_before_comes_back(stage: Stage) -> No
     said = stage.follow("deploy.md")
     assert f"{image_of('second')} serves alone" in said
     assert stage.host.serving() == {"first": 20}
+
+
+def test_no_block_was_left_out(stage: Stage) -> None:
+    """By the tests above, all of them."""
+    assert stage.followed == {block for page in PAGES.glob("*.md") for block in written(page.read_text())}

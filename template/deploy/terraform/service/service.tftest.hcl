@@ -107,6 +107,14 @@ run "whole" {
     error_message = "A day without a backup must be heard of."
   }
   assert {
+    condition     = aws_cloudwatch_log_metric_filter.backups.log_group_name == module.compute.log_group.name
+    error_message = "Backups are counted where only tasks that run once can write."
+  }
+  assert {
+    condition     = length(local.secrets) == (local.answers.valkey ? 4 : 3) && contains(keys(local.alarms), "valkey-memory") == local.answers.valkey
+    error_message = "There is a Valkey if that was the answer, the service knows it, and somebody watches it."
+  }
+  assert {
     condition     = aws_cloudwatch_metric_alarm.this["backups"].metric_name == aws_cloudwatch_log_metric_filter.backups.metric_transformation[0].name && aws_cloudwatch_metric_alarm.this["backups"].namespace == aws_cloudwatch_log_metric_filter.backups.metric_transformation[0].namespace
     error_message = "The alarm must count what the log says of backups."
   }
@@ -212,6 +220,10 @@ run "database_in_production" {
   assert {
     condition     = startswith(aws_db_parameter_group.this.family, "postgres18") && startswith(aws_db_instance.this.engine_version, "18")
     error_message = "Development and tests have PostgreSQL 18."
+  }
+  assert {
+    condition     = length(aws_cloudwatch_log_group.this) == 2 && alltrue([for group in aws_cloudwatch_log_group.this : group.kms_key_id == var.key_arn && group.retention_in_days == 365]) && toset(values(aws_cloudwatch_log_group.this)[*].name) == toset([for log in aws_db_instance.this.enabled_cloudwatch_logs_exports : "/aws/rds/instance/${aws_db_instance.this.identifier}/${log}"])
+    error_message = "The database's logs are to be encrypted with the environment's key, and to end."
   }
   assert {
     condition     = strcontains(local.address, "sslmode=verify-full&sslrootcert=/app/rds-ca.crt")
@@ -329,6 +341,18 @@ run "compute" {
     error_message = "As few and as many tasks as was asked for."
   }
   assert {
+    condition     = aws_appautoscaling_policy.cpu.resource_id == aws_appautoscaling_target.this.resource_id && one(aws_appautoscaling_policy.cpu.target_tracking_scaling_policy_configuration).target_value < 80
+    error_message = "There must be more tasks before these have too much to do."
+  }
+  assert {
+    condition     = aws_ecs_service.this.enable_execute_command != true
+    error_message = "Nobody gets a shell in a task that serves."
+  }
+  assert {
+    condition     = { for name, definition in aws_ecs_task_definition.this : name => jsondecode(definition.container_definitions)[0].logConfiguration.options.awslogs-group } == { serve = "/shop-production/tasks", migrate = output.log_group.name, backup = output.log_group.name } && output.log_group.name != "/shop-production/tasks"
+    error_message = "What serves must not be able to say that there is a backup."
+  }
+  assert {
     condition     = alltrue([for definition in aws_ecs_task_definition.this : jsondecode(definition.container_definitions)[0].readonlyRootFilesystem])
     error_message = "A task must not write to its image."
   }
@@ -420,6 +444,16 @@ run "pipeline" {
     error_message = "Only what AWS cannot narrow down is allowed everywhere."
   }
   assert {
+    condition = alltrue([for statement in jsondecode(aws_iam_role_policy.deploy.policy).Statement : toset(statement.Resource) == toset([
+      for family in ["shop-backup", "shop-migrate", "shop-serve"] : "arn:aws:ecs:eu-central-1:111111111111:task-definition/${family}:*"
+    ]) if contains(["WriteTaskDefinitions", "RunOne"], statement.Sid)])
+    error_message = "A deployment may write and run this environment's task definitions, and no others."
+  }
+  assert {
+    condition     = one([for statement in jsondecode(aws_iam_role_policy.deploy.policy).Statement : statement.Condition.ArnEquals["ecs:cluster"] if statement.Sid == "RunOne"]) == var.cluster.arn
+    error_message = "A deployment may run tasks in this environment's cluster, and in no other."
+  }
+  assert {
     condition     = one([for statement in jsondecode(aws_iam_role_policy.deploy.policy).Statement : statement.Resource if statement.Action == "iam:PassRole"]) == ["arn:aws:iam::111111111111:role/task"]
     error_message = "A deployment may hand on the tasks' roles, and no others."
   }
@@ -432,6 +466,10 @@ run "storage_in_production" {
   assert {
     condition     = aws_s3_bucket.backups.object_lock_enabled && aws_s3_bucket_object_lock_configuration.backups.rule[0].default_retention[0].mode == "COMPLIANCE"
     error_message = "In production nobody may delete a backup before its time."
+  }
+  assert {
+    condition     = aws_s3_bucket_object_lock_configuration.backups.rule[0].default_retention[0].days == 14
+    error_message = "Two weeks are the time in which somebody notices."
   }
   assert {
     condition     = alltrue([for versions in aws_s3_bucket_versioning.this : versions.versioning_configuration[0].status == "Enabled"])

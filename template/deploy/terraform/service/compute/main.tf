@@ -75,19 +75,12 @@ locals {
     linuxParameters        = { initProcessEnabled = true, capabilities = { drop = ["ALL"], add = [] } }
     # More than APP_DRAIN_SECONDS and APP_SHUTDOWN_SECONDS together.
     stopTimeout = 30
-    logConfiguration = {
-      logDriver = "awslogs"
-      options = {
-        awslogs-group         = aws_cloudwatch_log_group.this.name
-        awslogs-region        = data.aws_region.this.name
-        awslogs-stream-prefix = "task"
-        mode                  = "non-blocking"
-      }
-    }
   }
+  log = { awslogs-region = data.aws_region.this.name, awslogs-stream-prefix = "task", mode = "non-blocking" }
   definitions = {
     serve = {
       command      = ["chassis", "serve"]
+      log          = aws_cloudwatch_log_group.this.name
       role         = aws_iam_role.task.arn
       variables    = var.variables
       secrets      = var.secrets
@@ -102,6 +95,7 @@ locals {
     }
     migrate = {
       command      = ["chassis", "migrate"]
+      log          = aws_cloudwatch_log_group.commands.name
       role         = aws_iam_role.task.arn
       variables    = var.variables
       secrets      = merge(var.secrets, var.migrator_secrets)
@@ -110,6 +104,7 @@ locals {
     }
     backup = {
       command = ["chassis", "backup"]
+      log     = aws_cloudwatch_log_group.commands.name
       role    = aws_iam_role.backup.arn
       variables = merge(var.variables, {
         APP_BACKUP_URL        = "s3://${var.backup.bucket.name}/${var.name}"
@@ -137,6 +132,14 @@ resource "aws_cloudwatch_log_group" "this" {
   kms_key_id        = var.key_arn
 }
 
+# Of tasks that run once. Whoever got into one that serves can write what they like into its log, but not here, where an
+# alarm counts backups.
+resource "aws_cloudwatch_log_group" "commands" {
+  name              = "/${var.name}/commands"
+  retention_in_days = 365
+  kms_key_id        = var.key_arn
+}
+
 resource "aws_ecs_task_definition" "this" {
   for_each                 = local.definitions
   family                   = "${var.name}-${each.key}"
@@ -151,6 +154,7 @@ resource "aws_ecs_task_definition" "this" {
     { command = each.value.command, portMappings = each.value.portMappings },
     { environment = [for name, value in each.value.variables : { name = name, value = value }] },
     { secrets = [for name, arn in each.value.secrets : { name = name, valueFrom = arn }] },
+    { logConfiguration = { logDriver = "awslogs", options = merge(local.log, { awslogs-group = each.value.log }) } },
     each.value.healthCheck == null ? {} : { healthCheck = each.value.healthCheck },
   )])
 }
@@ -325,5 +329,6 @@ output "role_arns" {
 }
 
 output "log_group" {
-  value = { name = aws_cloudwatch_log_group.this.name, arn = aws_cloudwatch_log_group.this.arn }
+  description = "Of tasks that run once."
+  value       = { name = aws_cloudwatch_log_group.commands.name, arn = aws_cloudwatch_log_group.commands.arn }
 }

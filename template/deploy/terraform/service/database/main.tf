@@ -109,6 +109,14 @@ resource "aws_db_parameter_group" "this" {
   }
 }
 
+# RDS would make them by itself: without our key, and for ever. What an error quotes is people's data.
+resource "aws_cloudwatch_log_group" "this" {
+  for_each          = toset(["postgresql", "upgrade"])
+  name              = "/aws/rds/instance/${var.name}/${each.key}"
+  retention_in_days = 365
+  kms_key_id        = var.key_arn
+}
+
 resource "aws_db_instance" "this" {
   #checkov:skip=CKV_AWS_157:two zones in production, one in staging, which service.tftest.hcl asserts
   identifier     = var.name
@@ -146,7 +154,7 @@ resource "aws_db_instance" "this" {
   final_snapshot_identifier = "${var.name}-final"
 
   auto_minor_version_upgrade      = true
-  enabled_cloudwatch_logs_exports = ["postgresql", "upgrade"]
+  enabled_cloudwatch_logs_exports = keys(aws_cloudwatch_log_group.this)
   performance_insights_enabled    = true
   performance_insights_kms_key_id = var.key_arn
   monitoring_interval             = 60
