@@ -46,6 +46,8 @@ class Host:
 
     def __init__(self, folder: Path, variables: dict[str, str]) -> None:
         self.port = free_port()
+        self.checkout = DEPLOY
+        """Where deploy.sh is called from elsewhere."""
         name = re.findall(r"(?m)^readonly NAME=(\S+)$", (DEPLOY / "deploy.sh").read_text())
         self.state = folder.joinpath(*name, "deploy", "host")
         self.state.mkdir(parents=True)
@@ -94,7 +96,7 @@ class Host:
 
     def run(self, *arguments: str, code: int = 0) -> "subprocess.CompletedProcess[str]":
         """Run deploy.sh as if from elsewhere."""
-        command = [DEPLOY / "deploy.sh", "--on", "deploy@host.example", *arguments]
+        command = [self.checkout / "deploy.sh", "--on", "deploy@host.example", *arguments]
         ended = subprocess.run(command, env=self._environment, capture_output=True, text=True, timeout=240, check=False)
         assert ended.returncode == code, ended.stdout + ended.stderr
         return ended

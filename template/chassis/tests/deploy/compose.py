@@ -2,7 +2,7 @@
 
 A replica in place 3 is `chassis serve` on port 8000 of an address that ends in .13, as its container's would. An image
 is a folder of `releases/` named by its digest, with migrations and variables of its own; a container has those of
-host.env as well, and `backups` those of backup.env.
+variables.env and host.env as well, and `backups` those of backup.env.
 Whatever they ask for that is not known here is an error.
 """
 
@@ -145,7 +145,8 @@ def run_once(arguments: list[str]) -> int:
 
 
 def values(file: str | Path) -> dict[str, str]:
-    return dict(line.split("=", 1) for line in Path(file).read_text().splitlines())
+    lines = Path(file).read_text().splitlines()
+    return dict(line.split("=", 1) for line in lines if line and not line.startswith("#"))
 
 
 def release_of(image: str) -> Path:
@@ -157,7 +158,9 @@ def environment_of(image: str) -> dict[str, str]:
     own: dict[str, str] = json.loads((release_of(image) / "environment.json").read_text())
     password = {"APP_SMOKE_PASSWORD_FILE": str(HOST / "secrets" / "app_smoke_password")}
     outside = {name: value for name, value in os.environ.items() if not name.startswith("PG")}  # psql's, on the host
-    return outside | password | values("host/host.env") | own
+    # Secrets are not where variables.env says, and what it leaves open host.env has.
+    common = {name: value for name, value in values("variables.env").items() if value and not name.endswith("_FILE")}
+    return outside | common | password | values("host/host.env") | own
 
 
 def run(command: list[str], image: str, more: Mapping[str, str] = MappingProxyType({})) -> int:

@@ -7,6 +7,7 @@ import fcntl
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -183,6 +184,47 @@ def test_back_is_the_release_before_also_on_a_newer_schema(host: Host, postgres:
     assert {True} == {rehearsed for (rehearsed,) in sql(postgres, "select rehearsed from chassis.accounts")}
     print(f"\na migration, and the release of before on what it left: {dict(answers)}")
     assert answers.keys() == {"good"}
+
+
+def test_a_release_that_goes_back_has_its_own_variables_again(host: Host, tmp_path: Path) -> None:
+    """A service refuses a variable that it does not know, and what a newer one reads is such a variable."""
+    knows_more = """
+class More(service.settings_class):
+    greeting: str
+
+service.settings_class = More
+"""
+    second_replica_fails = """
+from pathlib import Path
+from chassis import server
+
+def run(*arguments, really=server.run):
+    Path("started").touch(exist_ok=False)
+    really(*arguments)
+
+server.run = run
+"""
+    before = host.serving()
+    newer = tmp_path / "deploy"
+    shutil.copytree(DEPLOY, newer)
+    with (newer / "variables.env").open("a") as variables:
+        variables.write("APP_GREETING=hello\n")
+    host.checkout = newer
+    try:
+        with load(host) as answers:
+            said = host.deploy(host.release("fails-in-the-middle", knows_more + second_replica_fails), code=1)
+            assert "serves in place" in said
+            assert "serves alone again" in said
+            assert host.serving() == before
+            host.deploy(host.release("knows-more", knows_more))
+            assert host.serving() == {"knows-more": 20}
+            host.deploy("back")
+    finally:
+        host.checkout = DEPLOY
+    assert host.serving() == before
+    assert answers.keys() == {"good"}
+    assert "APP_GREETING" not in (host.state.parent / "variables.env").read_text(), "for what restarts by itself"
+    assert len(list((host.state / "variables").iterdir())) == 2, "of the two that `back` goes between"
 
 
 def test_two_deployments_at_once_are_one(host: Host) -> None:
