@@ -17,16 +17,20 @@ locals {
   name       = "${local.answers.name}-${var.environment}"
   production = var.environment == "production"
 
-  variables = merge({
-    APP_ENVIRONMENT      = var.environment
-    APP_ALLOWED_HOSTS    = var.domain
-    APP_PUBLIC_URL       = coalesce(var.public_url, "https://${var.domain}")
-    APP_MAIL_FROM        = var.mail_from
-    APP_SECURITY_CONTACT = "mailto:${local.answers.contact_email}"
-    APP_TRUSTED_PROXIES  = join(",", module.network.public_networks)
-    APP_SMOKE_EMAILS     = join(",", local.smoke_emails)
-    PORT                 = "8000"
-    METRICS_PORT         = "8001"
+  # What docker would read there, but for paths of secrets, which are variables here, and what is left empty.
+  file = { for line in regexall("(?m)^\\s*([A-Za-z_]\\w*)=(.*\\S)", file("${path.module}/../../variables.env")) :
+    line[0] => line[1] if !endswith(line[0], "_FILE")
+  }
+  # First what is the same in every environment, then what this one has in its place.
+  variables = merge({ APP_SECURITY_CONTACT = "mailto:${local.answers.contact_email}" }, local.file, {
+    APP_ENVIRONMENT     = var.environment
+    APP_ALLOWED_HOSTS   = var.domain
+    APP_PUBLIC_URL      = coalesce(var.public_url, "https://${var.domain}")
+    APP_MAIL_FROM       = var.mail_from
+    APP_TRUSTED_PROXIES = join(",", module.network.public_networks)
+    APP_SMOKE_EMAILS    = join(",", local.smoke_emails)
+    PORT                = "8000"
+    METRICS_PORT        = "8001"
   }, var.variables)
   # The two who try the service: at a domain of yours, and with no mailbox. Who knew their names could sign up with them
   # first, or lock them out, and every release would be taken back. So a part of them comes from what is not public, and

@@ -357,6 +357,10 @@ run "compute" {
     error_message = "A task must not write to its image."
   }
   assert {
+    condition     = alltrue([for definition in aws_ecs_task_definition.this : definition.volume[*].name == ["tmp"] && [for mount in jsondecode(definition.container_definitions)[0].mountPoints : mount.containerPath if mount.sourceVolume == "tmp" && !mount.readOnly] == ["/tmp"]])
+    error_message = "What cannot write to its image needs a /tmp: a backup is put together there."
+  }
+  assert {
     condition     = alltrue([for definition in aws_ecs_task_definition.this : jsondecode(definition.container_definitions)[0].user == "10001:10001"])
     error_message = "A task must not be root."
   }

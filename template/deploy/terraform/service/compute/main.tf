@@ -72,6 +72,7 @@ locals {
     essential              = true
     user                   = "10001:10001"
     readonlyRootFilesystem = true
+    mountPoints            = [{ sourceVolume = "tmp", containerPath = "/tmp", readOnly = false }]
     linuxParameters        = { initProcessEnabled = true, capabilities = { drop = ["ALL"], add = [] } }
     # More than APP_DRAIN_SECONDS and APP_SHUTDOWN_SECONDS together.
     stopTimeout = 30
@@ -149,6 +150,10 @@ resource "aws_ecs_task_definition" "this" {
   memory                   = var.tasks.memory
   execution_role_arn       = aws_iam_role.start[each.key].arn
   task_role_arn            = each.value.role
+  # Of the task alone, on the disk that Fargate gives it. The image says that anybody may write there: VOLUME /tmp.
+  volume {
+    name = "tmp"
+  }
   container_definitions = jsonencode([merge(
     local.container,
     { command = each.value.command, portMappings = each.value.portMappings },
