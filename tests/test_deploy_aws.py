@@ -173,7 +173,7 @@ class Account:
         self.python(code)
 
     def applied(self, **variables: str) -> None:
-        """What `terraform apply` does with other variables: a revision of each task definition that has no image yet."""
+        """What `terraform apply` does with other variables: a revision of each task definition, with no image."""
         environment = [{"name": name, "value": value} for name, value in variables.items()]
         container = {"name": "service", "image": f"{self.deployment['repository']}:none", "cpu": 256, "memory": 512}
         container["environment"] = environment

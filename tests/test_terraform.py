@@ -29,9 +29,8 @@ DATABASE = "module.service.module.database.aws_db_instance.this"
 ACCOUNT = "123456789012"
 STATE = f"terraform-state-{ACCOUNT}-eu-central-1"
 
-# moto has one account, speaks plain HTTP, which the policy of the state's bucket refuses, cannot list the tags of budgets
-# and autoscaling, and has no zone yet. The
-# provider waits a minute for the rules of a bucket to be the same everywhere.
+# moto has one account, speaks plain HTTP, which the policy of a bucket refuses, cannot list the tags of budgets and
+# autoscaling, and has no zone yet. The provider waits a minute for the rules of a bucket to be the same everywhere.
 STAND_IN = {
     "account/stand_in_override.tf": """
         terraform {

@@ -192,7 +192,7 @@ def _certified(folder: Path, authority: Path) -> ssl.SSLContext:
 def test_it_backs_up_and_restores_a_database_that_wants_tls(
     run: Callable[..., str], empty_database: TestDatabase, postgres: Postgres, tls: tuple[int, Path], tmp_path: Path
 ) -> None:
-    """As confined as it serves, with /tmp alone to write to: the programs of PostgreSQL are in the image, and speak TLS."""
+    """As confined as it serves, with only /tmp to write to: the programs of PostgreSQL are there, and speak TLS."""
     port, authority = tls
     run("--rm", command=("chassis", "migrate"), BACKUP_DATABASE_URL=empty_database.backup)
     with psycopg.connect(empty_database.superuser) as connection:

@@ -357,7 +357,7 @@ run "compute" {
     error_message = "A task must not write to its image."
   }
   assert {
-    condition     = alltrue([for definition in aws_ecs_task_definition.this : definition.volume[*].name == ["tmp"] && [for mount in jsondecode(definition.container_definitions)[0].mountPoints : mount.containerPath if mount.sourceVolume == "tmp" && !mount.readOnly] == ["/tmp"]])
+    condition     = alltrue([for definition in aws_ecs_task_definition.this : one(definition.volume).name == "tmp" && one(jsondecode(definition.container_definitions)[0].mountPoints) == { sourceVolume = "tmp", containerPath = "/tmp", readOnly = false }])
     error_message = "What cannot write to its image needs a /tmp: a backup is put together there."
   }
   assert {
