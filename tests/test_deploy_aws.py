@@ -369,6 +369,26 @@ def test_a_command_runs_in_a_task_and_what_it_says_is_printed(account: Account):
     assert silent.stderr == "deploy: it exited with 0, and the log does not have what it said\n"
 
 
+def test_a_backup_is_restored_by_a_task_with_the_image_that_serves(account: Account, tmp_path: Path):
+    account.deployed(DIGESTS[0])
+    account.will(says=("restored",))
+    done = account.run("restore", "2026-01-01")
+    assert (done.returncode, done.stdout) == (0, "restored\n"), done.stderr
+    assert account.image("restore") == account.in_repository(DIGESTS[0])
+    (command,) = account.told
+    (tmp_path / "chassis").write_text('#!/bin/sh\necho "$@" "$PGPASSWORD"\n')
+    (tmp_path / "chassis").chmod(0o755)
+    url = "postgresql://shop_deploy:secret@db.example.com:5432/shop?sslmode=verify-full&sslrootcert=/app/rds-ca.crt"
+    environment = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "MIGRATOR_DATABASE_URL": url}
+    said = subprocess.check_output(command, env=environment, text=True)
+    assert said == f"restore 2026-01-01 --to {url.replace(':secret', '')} secret\n"
+
+    account.will(1, says=("chassis: there is no backup",))
+    failed = account.run("restore")
+    assert (failed.returncode, failed.stderr.splitlines()[0]) == (1, "chassis: there is no backup")
+    assert failed.stderr.endswith("deploy: nothing was restored\n")
+
+
 def test_what_is_not_meant_is_refused(account: Account):
     for arguments in (
         [],
@@ -378,6 +398,7 @@ def test_what_is_not_meant_is_refused(account: Account):
         ["-h"],
         ["sql"],
         ["run", "serve", "true"],
+        ["restore", "one", "two"],
     ):
         refused = account.run(*arguments)
         assert refused.returncode == 2, arguments

@@ -266,7 +266,7 @@ def names(folder: Path, environment: str) -> dict[str, Any]:
         "region": "eu-central-1",
         "cluster": place,
         "service": "serve",
-        "families": {task: f"{place}-{task}" for task in ("serve", "migrate", "backup")},
+        "families": {task: f"{place}-{task}" for task in ("serve", "migrate", "backup", "restore")},
         "log_group": f"/{place}/commands",
     }
 
@@ -337,7 +337,7 @@ class TestInAStandInForAws:
 
     def restore(self, folder: Path, aws: dict[str, str]) -> None:
         """What the runbook says, as far as Terraform is asked: it takes the restored database for its own."""
-        restored, swapped, _ = blocks(folder.parents[1] / "docs" / "runbooks" / "restore.md", "sh aws")
+        restored, swapped, *_ = blocks(folder.parents[1] / "docs" / "runbooks" / "restore.md", "sh aws")
         # moto takes what it restores for a replica, which Terraform would wait for.
         assert swapped.endswith("terraform -chdir=deploy/terraform/production apply\n")
         commands = (restored + swapped.removesuffix("apply\n") + "plan -no-color").replace("production", "staging")

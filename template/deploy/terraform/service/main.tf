@@ -104,6 +104,7 @@ module "compute" {
   backup = {
     recipients   = var.backup_recipients
     database_url = module.database.secrets["backup_database_url"]
+    identity     = aws_secretsmanager_secret.backup_identity.arn
     bucket       = module.storage.backups
   }
   image                   = "${aws_ecr_repository.this.repository_url}:none"
@@ -128,7 +129,7 @@ module "pipeline" {
   key_arn        = var.secrets.key_arn
   cluster        = module.compute.cluster
   service_arn    = module.compute.service.arn
-  families       = module.compute.families
+  families       = { for task, family in module.compute.families : task => family if task != "restore" }
   role_arns      = module.compute.role_arns
   log_group_arn  = module.compute.log_group.arn
 }
@@ -162,4 +163,13 @@ resource "aws_secretsmanager_secret" "smtp_url" {
   name        = "${local.name}/app_smtp_url"
   description = "Where mail goes: smtp:// with STARTTLS, or smtps://"
   kms_key_id  = var.secrets.key_arn
+}
+
+# The private age key, for as long as somebody restores: beside the backups that it opens it is not to stay.
+resource "aws_secretsmanager_secret" "backup_identity" {
+  #checkov:skip=CKV2_AWS_57:it is empty until somebody restores, and deleted afterwards
+  name                    = "${local.name}/app_backup_identity"
+  description             = "Empty, except during a restore: docs/runbooks/restore.md"
+  kms_key_id              = var.secrets.key_arn
+  recovery_window_in_days = 0
 }
