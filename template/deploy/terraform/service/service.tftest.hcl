@@ -398,7 +398,7 @@ run "compute" {
     error_message = "Only what backs up may write to the bucket."
   }
   assert {
-    condition     = keys({ for task, policy in aws_iam_role_policy.start : task => policy if strcontains(policy.policy, "arn:identity") }) == tolist(["restore"]) && !contains(output.role_arns, "arn:aws:iam::111111111111:role/restore")
+    condition     = toset([for task, policy in aws_iam_role_policy.start : task if strcontains(policy.policy, "arn:identity")]) == toset(["restore"]) && !contains(output.role_arns, "arn:aws:iam::111111111111:role/restore")
     error_message = "Only the task that restores may have the key that opens backups, and no deployment may start it."
   }
   assert {
