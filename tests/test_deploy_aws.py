@@ -175,8 +175,8 @@ class Account:
     def applied(self, **variables: str) -> None:
         """What `terraform apply` does with other variables: a revision of each task definition, with no image."""
         environment = [{"name": name, "value": value} for name, value in variables.items()]
-        container = {"name": "service", "image": f"{self.deployment['repository']}:none", "cpu": 256, "memory": 512}
-        container["environment"] = environment
+        container = {"name": "service", "cpu": 256, "memory": 512, "environment": environment}
+        container |= {"image": f"{self.deployment['repository']}:none"}
         code = f"import boto3; ecs = boto3.client('ecs'); container = {container!r}"
         for family in self._families.values():
             more = "networkMode='awsvpc', cpu='256', memory='512'"
