@@ -172,6 +172,17 @@ class Account:
         code += f"; ecs.update_service(cluster='{self._cluster}', service='serve', taskDefinition='{serving}')"
         self.python(code)
 
+    def applied(self, **variables: str) -> None:
+        """What `terraform apply` does with other variables: a revision of each task definition, with no image."""
+        environment = [{"name": name, "value": value} for name, value in variables.items()]
+        container = {"name": "service", "cpu": 256, "memory": 512, "environment": environment}
+        container |= {"image": f"{self.deployment['repository']}:none"}
+        code = f"import boto3; ecs = boto3.client('ecs'); container = {container!r}"
+        for family in self._families.values():
+            more = "networkMode='awsvpc', cpu='256', memory='512'"
+            code += f"; ecs.register_task_definition(family='{family}', {more}, containerDefinitions=[container])"
+        self.python(code)
+
     @property
     def asked(self) -> str:
         return (self.folder / "asked").read_text()
@@ -184,12 +195,24 @@ class Account:
 
     def image(self, family: str) -> str:
         """Of the newest revision."""
-        return self._container(f"describe_task_definition(taskDefinition={self._families[family]!r})")["image"]
+        return self._newest(family)["image"]
 
     @property
     def serving(self) -> str:
+        return self._service["image"]
+
+    @property
+    def variables(self) -> list[set[str]]:
+        """Of what serves, and of what makes the next backup."""
+        return [{each["name"] for each in found["environment"]} for found in (self._service, self._newest("backup"))]
+
+    @property
+    def _service(self) -> dict[str, Any]:
         found = f"describe_services(cluster={self._cluster!r}, services=['serve'])['services'][0]['taskDefinition']"
-        return self._container(f"describe_task_definition(taskDefinition=ecs.{found})")["image"]
+        return self._container(f"describe_task_definition(taskDefinition=ecs.{found})")
+
+    def _newest(self, family: str) -> dict[str, Any]:
+        return self._container(f"describe_task_definition(taskDefinition={self._families[family]!r})")
 
     def in_repository(self, digest: str) -> str:
         return f"{self.deployment['repository']}@{digest}"
@@ -251,6 +274,27 @@ def test_the_release_before_comes_back_even_after_the_same_one_twice(account: Ac
     assert done.returncode == 0, done.stderr
     assert account.serving == account.image("backup") == first
     assert "run-task" not in account.asked, "going back migrates nothing"
+
+
+def test_a_release_that_goes_back_takes_its_own_variables_along(account: Account):
+    """It may not know those of a newer one, and would refuse them."""
+    first, second = map(account.in_repository, DIGESTS)
+    for release, variable in ((FIRST, "APP_FORMER"), (SECOND, "APP_LATTER")):
+        account.applied(**{variable: "on"})
+        assert account.run(release).returncode == 0
+        assert account.variables == [{variable}, {variable}]
+
+    done = account.run("back")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith(f"deploy: {first} serves alone, after")
+    assert account.serving == account.image("backup") == first
+    assert account.variables == [{"APP_FORMER"}, {"APP_FORMER"}]
+    none = account.run("back")
+    assert (none.returncode, none.stderr) == (1, "deploy: there is no release before this one\n")
+
+    assert account.run(SECOND).returncode == 0
+    assert account.serving == account.image("backup") == second
+    assert account.variables == [{"APP_LATTER"}, {"APP_LATTER"}]
 
 
 def test_a_migration_that_fails_ends_it(account: Account):
@@ -325,6 +369,26 @@ def test_a_command_runs_in_a_task_and_what_it_says_is_printed(account: Account):
     assert silent.stderr == "deploy: it exited with 0, and the log does not have what it said\n"
 
 
+def test_a_backup_is_restored_by_a_task_with_the_image_that_serves(account: Account, tmp_path: Path):
+    account.deployed(DIGESTS[0])
+    account.will(says=("restored",))
+    done = account.run("restore", "2026-01-01")
+    assert (done.returncode, done.stdout) == (0, "restored\n"), done.stderr
+    assert account.image("restore") == account.in_repository(DIGESTS[0])
+    (command,) = account.told
+    (tmp_path / "chassis").write_text('#!/bin/sh\necho "$@" "$PGPASSWORD"\n')
+    (tmp_path / "chassis").chmod(0o755)
+    url = "postgresql://shop_deploy:secret@db.example.com:5432/shop?sslmode=verify-full&sslrootcert=/app/rds-ca.crt"
+    environment = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "MIGRATOR_DATABASE_URL": url}
+    said = subprocess.check_output(command, env=environment, text=True)
+    assert said == f"restore 2026-01-01 --to {url.replace(':secret', '')} secret\n"
+
+    account.will(1, says=("chassis: there is no backup",))
+    failed = account.run("restore")
+    assert (failed.returncode, failed.stderr.splitlines()[0]) == (1, "chassis: there is no backup")
+    assert failed.stderr.endswith("deploy: nothing was restored\n")
+
+
 def test_what_is_not_meant_is_refused(account: Account):
     for arguments in (
         [],
@@ -334,6 +398,7 @@ def test_what_is_not_meant_is_refused(account: Account):
         ["-h"],
         ["sql"],
         ["run", "serve", "true"],
+        ["restore", "one", "two"],
     ):
         refused = account.run(*arguments)
         assert refused.returncode == 2, arguments

@@ -79,9 +79,9 @@ class TestOnAws:
         (tmp_path / "terraform").chmod(0o755)
         return account
 
-    def follow(self, account: Account, page: Path) -> str:
-        """Run every block of a page, from the top; returns what that printed."""
-        commands = "".join(blocks(page, "sh aws"))
+    def follow(self, account: Account, page: Path, *, only: slice = slice(None)) -> str:
+        """Run every block of a page, or only some, from the top; returns what that printed."""
+        commands = "".join(blocks(page, "sh aws")[only])
         assert commands
         done = subprocess.run(
             ["bash", "-eu", "-o", "pipefail", "-c", commands],
@@ -134,7 +134,7 @@ class TestOnAws:
 
     def test_the_database_of_before_takes_the_place_of_the_one_that_is(self, account: Account, project: Path):
         assert account.run("--on", "production", FIRST).returncode == 0
-        self.follow(account, project / "docs" / "runbooks" / "restore.md")
+        self.follow(account, project / "docs" / "runbooks" / "restore.md", only=slice(3))
         place = account.deployment["cluster"]
         found = "boto3.client('rds').describe_db_instances()['DBInstances']"
         instances = json.loads(account.python(f"import boto3, json; print(json.dumps({found}, default=str))"))
@@ -154,6 +154,33 @@ class TestOnAws:
         ]
         assert sorted(order, key=told.index) == order
         assert account.serving == account.in_repository(DIGESTS[0])
+
+    def test_a_backup_is_restored_with_a_key_that_does_not_stay(self, account: Account, project: Path):
+        assert account.run("--on", "production", FIRST).returncode == 0
+        account.python("import boto3; boto3.client('secretsmanager').create_secret(Name='identity')")
+        output = {"deployment": account.deployment, "backup_identity_secret": "identity"}
+        (account.folder / "output").write_text(json.dumps(output))
+        (account.folder / "key").write_text("AGE-SECRET-KEY-1")
+        account.environment["KEY"] = str(account.folder / "key")
+        account.will(says=("restored",))
+        said = self.follow(account, project / "docs" / "runbooks" / "restore.md", only=slice(3, None))
+        assert "restored\n" in said
+        place = account.deployment["cluster"]
+        assert account.image("restore") == account.in_repository(DIGESTS[0])
+        told = account.asked
+        order = [
+            "--desired-count 0",
+            f"--new-db-instance-identifier {place}-lost",
+            "terraform state rm",
+            "terraform apply",
+            "put-secret-value --secret-id identity",
+            f":task-definition/{place}-restore:",
+            "delete-secret",
+        ]
+        assert sorted(order, key=told.index) == order
+        assert told.endswith("terraform apply\n"), "which makes the secret again, and empty"
+        left = account.python("import boto3; print(boto3.client('secretsmanager').list_secrets()['SecretList'])")
+        assert left == "[]\n"
 
 
 class TestOnGitHub:

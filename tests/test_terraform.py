@@ -29,12 +29,23 @@ DATABASE = "module.service.module.database.aws_db_instance.this"
 ACCOUNT = "123456789012"
 STATE = f"terraform-state-{ACCOUNT}-eu-central-1"
 
-# moto has one account and speaks plain HTTP, cannot list the tags of budgets and autoscaling, and has no zone yet. The
-# provider waits a minute for the rules of a bucket to be the same everywhere.
+# moto has one account, speaks plain HTTP, which the policy of a bucket refuses, cannot list the tags of budgets and
+# autoscaling, and has no zone yet. The provider waits a minute for the rules of a bucket to be the same everywhere.
 STAND_IN = {
     "account/stand_in_override.tf": """
+        terraform {
+          backend "s3" {
+            key            = "account.tfstate"
+            encrypt        = true
+            use_lockfile   = true
+            use_path_style = true
+          }
+        }
         provider "aws" {
           s3_use_path_style = true
+        }
+        resource "aws_s3_bucket_policy" "state" {
+          count = 0
         }
         resource "aws_s3_bucket_lifecycle_configuration" "state" {
           count = 0
@@ -83,6 +94,31 @@ STAND_IN = {
         }
         """,
 }
+
+
+APPROVED = ["-auto-approve"]
+
+VARIABLES = """
+run "variables" {
+  variables {
+    variables = { APP_SIX = "7" }
+  }
+  assert {
+    condition = { for name, value in local.variables : name => value if !contains([
+      "APP_ALLOWED_HOSTS", "APP_PUBLIC_URL", "APP_MAIL_FROM", "APP_TRUSTED_PROXIES", "APP_SMOKE_EMAILS",
+      ], name) } == {
+      APP_ONE              = "a b=c#d"
+      APP_TWO              = "2"
+      APP_SIX              = "7"
+      APP_ENVIRONMENT      = "production"
+      PORT                 = "8000"
+      METRICS_PORT         = "8001"
+      APP_SECURITY_CONTACT = "mailto:us@example.com"
+    }
+    error_message = "These are others: ${jsonencode(local.variables)}"
+  }
+}
+"""
 
 
 @pytest.fixture(scope="module")
@@ -198,6 +234,19 @@ def test_what_must_not_be_lost(service: Path, plugins: list[str]):
     assert "0 failed" in said
 
 
+def test_what_variables_env_says_is_a_variable_of_the_tasks(service: Path, plugins: list[str], tmp_path: Path):
+    """But for secrets and what is left empty; and what an environment says itself comes first."""
+    deploy = shutil.copytree(service.parent, tmp_path / "deploy", ignore=shutil.ignore_patterns(".terraform"))
+    lines = ("", "APP_ONE=a b=c#d ", " APP_TWO=2\r", "#APP_THREE=3", "APP_FOUR=", "APP_FIVE_FILE=/run/secrets/5")
+    both = ("APP_ENVIRONMENT=staging", "PORT=1", "APP_SIX=6", "APP_SECURITY_CONTACT=mailto:us@example.com")
+    (deploy / "variables.env").write_text("\n".join((*lines, *both)))
+    tests = deploy / "terraform" / "service" / "service.tftest.hcl"
+    tests.write_text(tests.read_text().partition("\nrun ")[0] + VARIABLES)
+    (tests.parent / "valkey.tftest.hcl").unlink()
+    terraform(tests.parent, "init", "-backend=false", *plugins)
+    assert "1 passed, 0 failed" in terraform(tests.parent, "test", "-no-color")
+
+
 def test_checkov_has_nothing_to_say(service: Path, tools: Path):
     said = run(tools / "checkov", "--skip-download", "--compact", "--output=json", "--directory", service)
     reports = cast("list[dict[str, Any]] | dict[str, Any]", json.loads(said))
@@ -217,7 +266,7 @@ def names(folder: Path, environment: str) -> dict[str, Any]:
         "region": "eu-central-1",
         "cluster": place,
         "service": "serve",
-        "families": {task: f"{place}-{task}" for task in ("serve", "migrate", "backup")},
+        "families": {task: f"{place}-{task}" for task in ("serve", "migrate", "backup", "restore")},
         "log_group": f"/{place}/commands",
     }
 
@@ -253,6 +302,8 @@ class TestInAStandInForAws:
         copy_template(template, folder, deploy_target="aws-ecs")
         for name, text in STAND_IN.items():
             write(folder / "deploy" / "terraform", name, text)
+        with (folder / "deploy" / "variables.env").open("a") as variables:
+            variables.write("APP_LIMIT_PER_TENANT=2999\n")
         return folder / "deploy" / "terraform"
 
     @pytest.fixture(scope="class")
@@ -268,9 +319,25 @@ class TestInAStandInForAws:
             **keys,
         }
 
+    def account(self, folder: Path, aws: dict[str, str], plugins: list[str]) -> None:
+        """What the page says: once for an account, and once where GitHub was trusted before."""
+        known = aws | {
+            f"TF_CLI_ARGS_{name}": " ".join(each) for name, each in {"init": plugins, "apply": APPROVED}.items()
+        }
+        made, imported = blocks(folder / "README.md", "sh")[:2]
+        known_before = "terraform -chdir=deploy/terraform/account state rm aws_iam_openid_connect_provider.github\n"
+        planned = "terraform -chdir=deploy/terraform/account plan -no-color -var region=$region\n"
+        commands = f"cd {folder.parents[1]}\n{made}{known_before}{imported}{planned}"
+        said = run("bash", "-eu", "-o", "pipefail", "-c", commands, environment=known)
+        assert "Apply complete!" in said
+        assert re.search(r"No changes\.|Plan: 0 to add, \d+ to change, 0 to destroy\.", said.rpartition("Import")[2]), (
+            said
+        )
+        assert not list((folder / "account").glob("*.tfstate*")), "the state is in the bucket"
+
     def restore(self, folder: Path, aws: dict[str, str]) -> None:
         """What the runbook says, as far as Terraform is asked: it takes the restored database for its own."""
-        restored, swapped, _ = blocks(folder.parents[1] / "docs" / "runbooks" / "restore.md", "sh aws")
+        restored, swapped, *_ = blocks(folder.parents[1] / "docs" / "runbooks" / "restore.md", "sh aws")
         # moto takes what it restores for a replica, which Terraform would wait for.
         assert swapped.endswith("terraform -chdir=deploy/terraform/production apply\n")
         commands = (restored + swapped.removesuffix("apply\n") + "plan -no-color").replace("production", "staging")
@@ -293,10 +360,7 @@ class TestInAStandInForAws:
     def test_staging_is_built_and_taken_down(
         self, folder: Path, endpoint: str, aws: dict[str, str], plugins: list[str], tools: Path
     ):
-        terraform(folder / "account", "init", *plugins, environment=aws)
-        terraform(folder / "account", "apply", "-auto-approve", "-var=region=eu-central-1", environment=aws)
-        # It allows TLS alone, which moto does not speak.
-        ask(endpoint, "DELETE", f"/{STATE}?policy")
+        self.account(folder, aws | {"PATH": f"{tools}:{os.environ['PATH']}"}, plugins)
 
         staging = folder / "staging"
         terraform(staging, "init", *plugins, environment=aws)
@@ -316,7 +380,9 @@ class TestInAStandInForAws:
         assert "my-service-staging-backup" in allowed
         assert "my-service-staging-task" not in allowed, "what serves may do nothing in AWS"
         for task in ("serve", "migrate", "backup"):
-            assert refused(folder, container(state, task), secrets) == ""
+            found = container(state, task)
+            assert refused(folder, found, secrets) == ""
+            assert {"name": "APP_LIMIT_PER_TENANT", "value": "2999"} in found["environment"], "as variables.env says"
 
         deployment = json.loads(terraform(staging, "output", "-json", "service", environment=aws))["deployment"]
         assert deployment | names(folder, "staging") == deployment, "as the runbooks and deploy.sh are tested with"

@@ -44,7 +44,7 @@ SECRETS = (
     *(f"{PACKAGE}/{name}" for name in (".env.production", "tls.pem", "tls.key", "tests/a.py")),
 )
 HARDENED = (
-    *("--network=host", "--read-only", "--tmpfs=/tmp", "--cap-drop=ALL", "--security-opt=no-new-privileges"),
+    *("--network=host", "--read-only", "--cap-drop=ALL", "--security-opt=no-new-privileges"),
     *("--memory=256m", "--memory-swap=256m", "--pids-limit=200"),
 )
 
@@ -110,7 +110,7 @@ def run(empty_database: TestDatabase, tmp_path: Path, request: pytest.FixtureReq
         return docker("run", f"--name={name}", *HARDENED, mount, *environment, *options, IMAGE, *command).strip()
 
     yield start
-    subprocess.run(["docker", "rm", "--force", name], capture_output=True, check=False)
+    subprocess.run(["docker", "rm", "--force", "--volumes", name], capture_output=True, check=False)
 
 
 def test_it_migrates_serves_is_healthy_by_itself_and_ends_well(run: Callable[..., str]) -> None:
@@ -192,7 +192,7 @@ def _certified(folder: Path, authority: Path) -> ssl.SSLContext:
 def test_it_backs_up_and_restores_a_database_that_wants_tls(
     run: Callable[..., str], empty_database: TestDatabase, postgres: Postgres, tls: tuple[int, Path], tmp_path: Path
 ) -> None:
-    """As confined as it serves: the programs of PostgreSQL are in the image, and speak TLS."""
+    """As confined as it serves, with only /tmp to write to: the programs of PostgreSQL are there, and speak TLS."""
     port, authority = tls
     run("--rm", command=("chassis", "migrate"), BACKUP_DATABASE_URL=empty_database.backup)
     with psycopg.connect(empty_database.superuser) as connection:
@@ -245,6 +245,7 @@ def test_it_says_what_it_is(run: Callable[..., str]) -> None:
     repository = tomllib.loads((PROJECT / "pyproject.toml").read_text())["project"]["urls"]["Repository"]
     assert labels == {"source": repository, "revision": "abc123", "version": "1.2.3"}
     assert config["User"] == "10001:10001"
+    assert list(config["Volumes"]) == ["/tmp"], "where Terraform mounts a folder, which gets the rights of this one"
     assert config["StopSignal"] == "SIGTERM"
     assert config["Healthcheck"]["Test"][0] == "CMD"
 

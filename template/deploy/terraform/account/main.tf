@@ -1,5 +1,5 @@
 # Once for each AWS account, before anything else: the bucket that holds the state of Terraform, and the trust in GitHub's
-# tokens. One account may have both environments, and several services.
+# tokens. One account may have both environments, and several services. README.md says how to begin.
 
 terraform {
   required_version = ">= 1.11"
@@ -8,6 +8,12 @@ terraform {
       source  = "hashicorp/aws"
       version = "~> 5.100"
     }
+  }
+  # In which bucket of which region is said to `terraform init`, so that this folder fits every account.
+  backend "s3" {
+    key          = "account.tfstate"
+    encrypt      = true
+    use_lockfile = true
   }
 }
 
@@ -107,19 +113,4 @@ resource "aws_s3_bucket_policy" "state" {
 resource "aws_iam_openid_connect_provider" "github" {
   url            = "https://token.actions.githubusercontent.com"
   client_id_list = ["sts.amazonaws.com"]
-}
-
-output "backend" {
-  description = "The file backend.tf to write here now, so that this folder's own state is kept in the bucket as well."
-  value       = <<-EOT
-    terraform {
-      backend "s3" {
-        bucket       = "${aws_s3_bucket.state.id}"
-        key          = "account.tfstate"
-        region       = "${var.region}"
-        encrypt      = true
-        use_lockfile = true
-      }
-    }
-  EOT
 }

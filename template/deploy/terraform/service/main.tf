@@ -17,16 +17,20 @@ locals {
   name       = "${local.answers.name}-${var.environment}"
   production = var.environment == "production"
 
-  variables = merge({
-    APP_ENVIRONMENT      = var.environment
-    APP_ALLOWED_HOSTS    = var.domain
-    APP_PUBLIC_URL       = coalesce(var.public_url, "https://${var.domain}")
-    APP_MAIL_FROM        = var.mail_from
-    APP_SECURITY_CONTACT = "mailto:${local.answers.contact_email}"
-    APP_TRUSTED_PROXIES  = join(",", module.network.public_networks)
-    APP_SMOKE_EMAILS     = join(",", local.smoke_emails)
-    PORT                 = "8000"
-    METRICS_PORT         = "8001"
+  # What docker would read there, but for paths of secrets, which are variables here, and what is left empty.
+  file = { for line in regexall("(?m)^\\s*([A-Za-z_]\\w*)=(.*\\S)", file("${path.module}/../../variables.env")) :
+    line[0] => line[1] if !endswith(line[0], "_FILE")
+  }
+  # First what is the same in every environment, then what this one has in its place.
+  variables = merge({ APP_SECURITY_CONTACT = "mailto:${local.answers.contact_email}" }, local.file, {
+    APP_ENVIRONMENT     = var.environment
+    APP_ALLOWED_HOSTS   = var.domain
+    APP_PUBLIC_URL      = coalesce(var.public_url, "https://${var.domain}")
+    APP_MAIL_FROM       = var.mail_from
+    APP_TRUSTED_PROXIES = join(",", module.network.public_networks)
+    APP_SMOKE_EMAILS    = join(",", local.smoke_emails)
+    PORT                = "8000"
+    METRICS_PORT        = "8001"
   }, var.variables)
   # The two who try the service: at a domain of yours, and with no mailbox. Who knew their names could sign up with them
   # first, or lock them out, and every release would be taken back. So a part of them comes from what is not public, and
@@ -100,6 +104,7 @@ module "compute" {
   backup = {
     recipients   = var.backup_recipients
     database_url = module.database.secrets["backup_database_url"]
+    identity     = aws_secretsmanager_secret.backup_identity.arn
     bucket       = module.storage.backups
   }
   image                   = "${aws_ecr_repository.this.repository_url}:none"
@@ -124,7 +129,7 @@ module "pipeline" {
   key_arn        = var.secrets.key_arn
   cluster        = module.compute.cluster
   service_arn    = module.compute.service.arn
-  families       = module.compute.families
+  families       = { for task, family in module.compute.families : task => family if task != "restore" }
   role_arns      = module.compute.role_arns
   log_group_arn  = module.compute.log_group.arn
 }
@@ -158,4 +163,13 @@ resource "aws_secretsmanager_secret" "smtp_url" {
   name        = "${local.name}/app_smtp_url"
   description = "Where mail goes: smtp:// with STARTTLS, or smtps://"
   kms_key_id  = var.secrets.key_arn
+}
+
+# The private age key, for as long as somebody restores: beside the backups that it opens it is not to stay.
+resource "aws_secretsmanager_secret" "backup_identity" {
+  #checkov:skip=CKV2_AWS_57:it is empty until somebody restores, and deleted afterwards
+  name                    = "${local.name}/app_backup_identity"
+  description             = "Empty, except during a restore: docs/runbooks/restore.md"
+  kms_key_id              = var.secrets.key_arn
+  recovery_window_in_days = 0
 }

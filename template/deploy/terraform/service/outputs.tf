@@ -26,6 +26,11 @@ output "smtp_url_secret" {
   value       = aws_secretsmanager_secret.smtp_url.name
 }
 
+output "backup_identity_secret" {
+  description = "Where the private age key is put for a restore, and only then."
+  value       = aws_secretsmanager_secret.backup_identity.name
+}
+
 output "deployment" {
   description = "What a deployment works with."
   value = {

@@ -91,7 +91,7 @@ run "whole" {
     error_message = "Images that can be exchanged, or are not encrypted."
   }
   assert {
-    condition     = !contains(keys(local.secrets), "MIGRATOR_DATABASE_URL")
+    condition     = !contains(keys(local.secrets), "MIGRATOR_DATABASE_URL") && !contains(keys(local.secrets), "APP_BACKUP_IDENTITY")
     error_message = "The server is not to have the migrator's address."
   }
   assert {
@@ -164,8 +164,8 @@ run "a_backup_for_nobody" {
   variables {
     variables               = {}
     secrets                 = {}
-    migrator_secrets        = {}
-    backup                  = { recipients = [], database_url = "arn:backup", bucket = { name = "backups", arn = "arn:aws:s3:::backups" } }
+    migrator_secrets        = { MIGRATOR_DATABASE_URL = "arn:migrator" }
+    backup                  = { recipients = [], database_url = "arn:backup", identity = "arn:identity", bucket = { name = "backups", arn = "arn:aws:s3:::backups" } }
     image                   = "registry/shop:none"
     balancer_security_group = "sg-balancer"
     target_group_arn        = "arn:aws:elasticloadbalancing:eu-central-1:111111111111:targetgroup/mock/1"
@@ -314,6 +314,10 @@ run "compute" {
     target = aws_iam_role.backup
     values = { arn = "arn:aws:iam::111111111111:role/backup" }
   }
+  override_resource {
+    target = aws_iam_role.restore
+    values = { arn = "arn:aws:iam::111111111111:role/restore" }
+  }
   variables {
     variables        = { APP_ENVIRONMENT = "production" }
     secrets          = { DATABASE_URL = "arn:app" }
@@ -321,6 +325,7 @@ run "compute" {
     backup = {
       recipients   = ["age1"]
       database_url = "arn:backup"
+      identity     = "arn:identity"
       bucket       = { name = "shop-backups", arn = "arn:aws:s3:::shop-backups" }
     }
     image                   = "registry/shop:none"
@@ -349,12 +354,16 @@ run "compute" {
     error_message = "Nobody gets a shell in a task that serves."
   }
   assert {
-    condition     = { for name, definition in aws_ecs_task_definition.this : name => jsondecode(definition.container_definitions)[0].logConfiguration.options.awslogs-group } == { serve = "/shop-production/tasks", migrate = output.log_group.name, backup = output.log_group.name } && output.log_group.name != "/shop-production/tasks"
+    condition     = { for name, definition in aws_ecs_task_definition.this : name => jsondecode(definition.container_definitions)[0].logConfiguration.options.awslogs-group } == { serve = "/shop-production/tasks", migrate = output.log_group.name, backup = output.log_group.name, restore = output.log_group.name } && output.log_group.name != "/shop-production/tasks"
     error_message = "What serves must not be able to say that there is a backup."
   }
   assert {
     condition     = alltrue([for definition in aws_ecs_task_definition.this : jsondecode(definition.container_definitions)[0].readonlyRootFilesystem])
     error_message = "A task must not write to its image."
+  }
+  assert {
+    condition     = alltrue([for definition in aws_ecs_task_definition.this : one(definition.volume).name == "tmp" && one(jsondecode(definition.container_definitions)[0].mountPoints) == { sourceVolume = "tmp", containerPath = "/tmp", readOnly = false }])
+    error_message = "What cannot write to its image needs a /tmp: a backup is put together there."
   }
   assert {
     condition     = alltrue([for definition in aws_ecs_task_definition.this : jsondecode(definition.container_definitions)[0].user == "10001:10001"])
@@ -387,6 +396,18 @@ run "compute" {
   assert {
     condition     = aws_ecs_task_definition.this["backup"].task_role_arn == aws_iam_role.backup.arn && aws_ecs_task_definition.this["serve"].task_role_arn == aws_iam_role.task.arn
     error_message = "Only what backs up may write to the bucket."
+  }
+  assert {
+    condition     = toset([for task, policy in aws_iam_role_policy.start : task if strcontains(policy.policy, "arn:identity")]) == toset(["restore"]) && !contains(output.role_arns, "arn:aws:iam::111111111111:role/restore")
+    error_message = "Only the task that restores may have the key that opens backups, and no deployment may start it."
+  }
+  assert {
+    condition     = toset([for statement in jsondecode(aws_iam_role_policy.restore.policy).Statement : statement.Action]) == toset(["s3:ListBucket", "s3:GetObject", "kms:Decrypt"]) && aws_ecs_task_definition.this["restore"].task_role_arn == aws_iam_role.restore.arn
+    error_message = "What restores reads backups, and writes none."
+  }
+  assert {
+    condition     = toset(jsondecode(aws_ecs_task_definition.this["restore"].container_definitions)[0].secrets[*].name) == toset(["DATABASE_URL", "MIGRATOR_DATABASE_URL", "APP_BACKUP_IDENTITY"])
+    error_message = "What restores owns the database, as what migrates does, and has the key."
   }
   assert {
     condition     = aws_scheduler_schedule.backup.schedule_expression == "cron(0 1 * * ? *)"

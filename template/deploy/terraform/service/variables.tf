@@ -83,7 +83,7 @@ variable "monthly_budget_usd" {
 }
 
 variable "variables" {
-  description = "Other variables of the service."
+  description = "Variables of the service in which this environment differs from deploy/variables.env, or from what is known here."
   type        = map(string)
   default     = {}
 }

@@ -94,3 +94,22 @@ resource "aws_iam_role_policy" "backup" {
     ]
   })
 }
+
+# What the one that restores may do: read.
+resource "aws_iam_role" "restore" {
+  name               = "${var.name}-restore"
+  assume_role_policy = local.trust
+}
+
+resource "aws_iam_role_policy" "restore" {
+  name = "bucket"
+  role = aws_iam_role.restore.id
+  policy = jsonencode({
+    Version = "2012-10-17"
+    Statement = [
+      { Effect = "Allow", Action = "s3:ListBucket", Resource = var.backup.bucket.arn },
+      { Effect = "Allow", Action = "s3:GetObject", Resource = "${var.backup.bucket.arn}/${var.name}/*" },
+      { Effect = "Allow", Action = "kms:Decrypt", Resource = var.key_arn },
+    ]
+  })
+}

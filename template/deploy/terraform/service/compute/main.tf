@@ -24,10 +24,11 @@ variable "migrator_secrets" {
 }
 
 variable "backup" {
-  description = "What `chassis backup` has on top, and where it writes to."
+  description = "What `chassis backup` has on top, and where it writes to; and from which secret `chassis restore` has its key."
   type = object({
     recipients   = list(string)
     database_url = string
+    identity     = string
     bucket       = object({ name = string, arn = string })
   })
 }
@@ -72,6 +73,7 @@ locals {
     essential              = true
     user                   = "10001:10001"
     readonlyRootFilesystem = true
+    mountPoints            = [{ sourceVolume = "tmp", containerPath = "/tmp", readOnly = false }]
     linuxParameters        = { initProcessEnabled = true, capabilities = { drop = ["ALL"], add = [] } }
     # More than APP_DRAIN_SECONDS and APP_SHUTDOWN_SECONDS together.
     stopTimeout = 30
@@ -103,19 +105,33 @@ locals {
       healthCheck  = null
     }
     backup = {
-      command = ["chassis", "backup"]
-      log     = aws_cloudwatch_log_group.commands.name
-      role    = aws_iam_role.backup.arn
-      variables = merge(var.variables, {
-        APP_BACKUP_URL        = "s3://${var.backup.bucket.name}/${var.name}"
-        APP_BACKUP_RECIPIENTS = join(",", var.backup.recipients)
-        AWS_REGION            = data.aws_region.this.name
-      })
+      command      = ["chassis", "backup"]
+      log          = aws_cloudwatch_log_group.commands.name
+      role         = aws_iam_role.backup.arn
+      variables    = local.with_backups
       secrets      = merge(var.secrets, { BACKUP_DATABASE_URL = var.backup.database_url })
       portMappings = []
       healthCheck  = null
     }
+    # deploy.sh says into which database.
+    restore = {
+      command   = ["chassis", "restore"]
+      log       = aws_cloudwatch_log_group.commands.name
+      role      = aws_iam_role.restore.arn
+      variables = local.with_backups
+      secrets = merge(var.secrets, {
+        MIGRATOR_DATABASE_URL = var.migrator_secrets["MIGRATOR_DATABASE_URL"]
+        APP_BACKUP_IDENTITY   = var.backup.identity
+      })
+      portMappings = []
+      healthCheck  = null
+    }
   }
+  with_backups = merge(var.variables, {
+    APP_BACKUP_URL        = "s3://${var.backup.bucket.name}/${var.name}"
+    APP_BACKUP_RECIPIENTS = join(",", var.backup.recipients)
+    AWS_REGION            = data.aws_region.this.name
+  })
 }
 
 resource "aws_ecs_cluster" "this" {
@@ -149,6 +165,10 @@ resource "aws_ecs_task_definition" "this" {
   memory                   = var.tasks.memory
   execution_role_arn       = aws_iam_role.start[each.key].arn
   task_role_arn            = each.value.role
+  # Of the task alone, on the disk that Fargate gives it. The image says that anybody may write there: VOLUME /tmp.
+  volume {
+    name = "tmp"
+  }
   container_definitions = jsonencode([merge(
     local.container,
     { command = each.value.command, portMappings = each.value.portMappings },
@@ -325,7 +345,11 @@ output "security_group" {
 }
 
 output "role_arns" {
-  value = concat(values(aws_iam_role.start)[*].arn, [aws_iam_role.task.arn, aws_iam_role.backup.arn])
+  description = "Of all tasks but the one that restores."
+  value = concat(
+    [for name, role in aws_iam_role.start : role.arn if name != "restore"],
+    [aws_iam_role.task.arn, aws_iam_role.backup.arn],
+  )
 }
 
 output "log_group" {
