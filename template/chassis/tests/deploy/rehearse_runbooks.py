@@ -38,12 +38,15 @@ def written(text: str) -> list[str]:
 class Stage:
     """A host, a shell on it, and somebody who uses the service. What it does not get is its own."""
 
-    def __init__(self, folder: Path, server: Postgres, backups: str, key: x25519.Identity, smoke: Sequence[str]) -> None:
+    def __init__(
+        self, folder: Path, server: Postgres, backups: str, key: x25519.Identity, smoke: Sequence[str]
+    ) -> None:
         self.server = server
         variables = {
             **WIDE_LIMITS,
             "APP_ENVIRONMENT": "test",
             "APP_PUBLIC_URL": "http://localhost",
+            "APP_DRAIN_SECONDS": "1",
             "APP_SMOKE_EMAILS": ",".join(smoke),
         }
         self.host = Host(folder, variables)
@@ -233,9 +236,7 @@ def test_what_was_lost_is_there_again_and_what_came_later_is_kept_beside_it(stag
         assert connection.execute("select count(*) from chassis.accounts").fetchone() == (2 + len(SMOKE),)
 
 
-def test_on_a_new_host_users_find_what_the_old_one_had(
-    stage: Stage, key: x25519.Identity, tmp_path: Path
-) -> None:
+def test_on_a_new_host_users_find_what_the_old_one_had(stage: Stage, key: x25519.Identity, tmp_path: Path) -> None:
     """With nothing of the old one but its backups, what gives access to them, and the key that opens them."""
     stage.follow("alerts.md", "Where to look", "Backups")
     tokens = stage.sign_in()
