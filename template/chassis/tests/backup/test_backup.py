@@ -15,6 +15,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from uuid import UUID
 
+import obstore
 import psycopg
 import pyrage
 import pytest
@@ -369,6 +370,24 @@ def test_half_of_a_backup_is_never_listed_and_goes_in_time(bucket: Path) -> None
     assert store.names() == []
     assert store.expire(1, 1) == [killed]
     assert [file.name for file in (bucket / "halves").iterdir()] == [f"{running}{DUMP}"]
+
+
+def test_why_there_is_none_is_said_even_when_its_half_cannot_be_thrown_away(
+    bucket: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def put(_: object, _path: str, pieces: Iterator[bytes], **_options: object) -> None:
+        try:
+            list(pieces)
+        except Failure:
+            raise OSError("there is no such upload") from None
+
+    def breaks_off() -> Iterator[bytes]:
+        yield b"half"
+        raise Failure("stopped")
+
+    monkeypatch.setattr(obstore, "put", put)
+    store = Store("s3://bucket/halves")
+    assert refused(lambda: store.put_dump(new_name(datetime.now(UTC)), breaks_off(), 0)) == "stopped"
 
 
 def test_old_backups_go_by_age_but_the_newest_stay(tmp_path: Path) -> None:

@@ -179,15 +179,28 @@ class Store:
     def put_dump(self, name: str, pieces: Iterator[bytes], most_bytes: int) -> None:
         """Store what `pieces` gives. When that raises, what was uploaded is thrown away, and its error is raised."""
         part = max(_PART_BYTES, most_bytes // _MOST_PARTS)
-        with self._explained():
-            obstore.put(
-                self._objects,
-                f"{name}.dump.age",
-                pieces,
-                use_multipart=True,
-                chunk_size=part,
-                max_concurrency=_PARTS_AT_ONCE,
-            )
+        broken: list[Exception] = []
+
+        def watched() -> Iterator[bytes]:
+            try:
+                yield from pieces
+            except Exception as error:
+                broken.append(error)
+                raise
+
+        try:
+            with self._explained():
+                obstore.put(
+                    self._objects,
+                    f"{name}.dump.age",
+                    watched(),
+                    use_multipart=True,
+                    chunk_size=part,
+                    max_concurrency=_PARTS_AT_ONCE,
+                )
+        except Failure as failure:
+            # Throwing away may fail as well, and that is not why there is no backup.
+            raise (broken or [failure])[0] from failure
 
     @contextmanager
     def open_dump(self, name: str) -> Generator["Body"]:
