@@ -90,6 +90,18 @@ def size(text: str) -> int:
     return int(text.rstrip("km")) * {"k": 1024, "m": 1024**2}.get(text[-1], 1)
 
 
+def test_an_image_of_others_is_named_with_its_digest(deploy: Path):
+    """And a host cannot name another one, which Dependabot would never renew."""
+    images = {
+        name: service["image"]
+        for name, service in yaml.safe_load((deploy / "compose.yaml").read_text())["services"].items()
+    }
+    ours = {name for name, image in images.items() if image.endswith(":-unused}")}
+    assert ours == {"app-1", "app-2", "app-3", "migrate", "backups"}
+    for name in images.keys() - ours:
+        assert re.fullmatch(r"[a-z/]+:[0-9][a-z0-9.-]*@sha256:[0-9a-f]{64}", images[name]), name
+
+
 def test_a_host_has_to_say_its_name(deploy: Path):
     (deploy / "host" / "host.env").write_text("")
     refused = compose(deploy)

@@ -94,10 +94,11 @@ class Host:
         (folder / "environment.json").write_text(json.dumps(own))
         return image
 
-    def run(self, *arguments: str, code: int = 0) -> "subprocess.CompletedProcess[str]":
-        """Run deploy.sh as if from elsewhere."""
+    def run(self, *arguments: str, code: int = 0, environment: str = "") -> "subprocess.CompletedProcess[str]":
+        """Run deploy.sh as if from elsewhere; the pipeline says which environment it means."""
         command = [self.checkout / "deploy.sh", "--on", "deploy@host.example", *arguments]
-        ended = subprocess.run(command, env=self._environment, capture_output=True, text=True, timeout=240, check=False)
+        variables = self._environment | {"ENVIRONMENT": environment}
+        ended = subprocess.run(command, env=variables, capture_output=True, text=True, timeout=240, check=False)
         assert ended.returncode == code, ended.stdout + ended.stderr
         return ended
 

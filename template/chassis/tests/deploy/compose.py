@@ -35,11 +35,11 @@ def main(arguments: list[str]) -> int:
     if command == "version --short":
         print("2.17.0")
         return 0
-    if command.startswith("up --detach --wait postgres"):
+    if command.startswith("up --detach --wait --no-recreate postgres"):
         print("the database of the test is up")
         return 0
     if command == "up --detach backups":
-        return 0
+        return start_backups()
     if command.startswith("run --rm ") and "migrate" in arguments:
         what = arguments[arguments.index("migrate") + 1 :] or ["chassis", "migrate"]
         return run(what, variables["RELEASE"])
@@ -69,7 +69,7 @@ def of_engine(arguments: list[str]) -> int:
 
 def of_gateway(command: str, variables: dict[str, str]) -> int:
     """A command for the gateway."""
-    if command == "up --detach --wait gateway":
+    if command == "up --detach --wait --no-recreate gateway":
         return start_gateway(variables)
     if command == "ps --quiet gateway":
         print("gateway" if (HOST / "nginx.pid").exists() else "", end="")
@@ -132,7 +132,10 @@ def of_runbook(arguments: list[str]) -> int | None:
 def run_once(arguments: list[str]) -> int:
     """A command in a container of its own, where a file of the host has another name."""
     mounted, more = dict[str, str](), dict[str, str]()
-    while arguments[0].startswith("--"):
+    while arguments[0].startswith("-"):
+        if arguments[0] == "-T":
+            del arguments[0]
+            continue
         option, _, value = arguments.pop(0).partition("=")
         if option == "--volume":
             outside, inside, _ = value.split(":")
@@ -142,6 +145,16 @@ def run_once(arguments: list[str]) -> int:
             variable, has_value, path = value.partition("=")
             more[variable] = mounted[path] if has_value else os.environ[variable]
     return run(arguments[1:], os.environ["RELEASE"], values("host/backup.env") | more)
+
+
+def start_backups() -> int:
+    """The first turn of its loop, where backups have a store."""
+    (loop,) = re.findall(r"(?m)^ +- (while .*; done)$", Path("compose.yaml").read_text())
+    metrics, own = str(HOST / "metrics"), values("host/backup.env")
+    if "APP_BACKUP_URL" not in own:
+        return 0
+    command = ["sh", "-c", loop.replace("/metrics", metrics).replace("sleep 3600", "exit")]
+    return run(command, os.environ["RELEASE"], own | {"APP_BACKUP_METRICS": metrics})
 
 
 def values(file: str | Path) -> dict[str, str]:

@@ -8,8 +8,10 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from secrets import token_urlsafe
 from typing import Any
 
 import httpx
@@ -23,6 +25,8 @@ from chassis.features import PACKAGE
 from chassis.testing import WIDE_LIMITS
 
 PAGES = Path(__file__).parents[3] / "docs" / "runbooks"
+FOLLOWED = set[str]()
+"""The blocks that were run."""
 SOMEBODY = {"email": "somebody@example.com", "password": "four wandering kettles"}
 
 
@@ -32,24 +36,21 @@ def written(text: str) -> list[str]:
 
 
 class Stage:
-    """A host on which a release serves, a shell on it, and somebody who uses the service."""
+    """A host, a shell on it, and somebody who uses the service. What it does not get is its own."""
 
-    def __init__(self, folder: Path, server: Postgres) -> None:
+    def __init__(
+        self, folder: Path, server: Postgres, backups: str, key: x25519.Identity, smoke: Sequence[str]
+    ) -> None:
         self.server = server
-        self.followed = set[str]()
-        other, key = x25519.Identity.generate(), x25519.Identity.generate()  # while keys change, either one opens it
         variables = {
             **WIDE_LIMITS,
             "APP_ENVIRONMENT": "test",
             "APP_PUBLIC_URL": "http://localhost",
-            "APP_SMOKE_EMAILS": ",".join(SMOKE),
+            "APP_DRAIN_SECONDS": "1",
+            "APP_SMOKE_EMAILS": ",".join(smoke),
         }
         self.host = Host(folder, variables)
-        (folder / "backups").mkdir()
-        (self.host.state / "backup.env").write_text(
-            f"APP_BACKUP_URL={(folder / 'backups').as_uri()}\n"
-            f"APP_BACKUP_RECIPIENTS={other.to_public()},{key.to_public()}\n"
-        )
+        (self.host.state / "backup.env").write_text(backups)
         self.secrets = self.host.state / "secrets"
         users = {"database_url": "app", "backup_database_url": "backup", "migrator_database_url": "postgres"}
         for secret, user in users.items():
@@ -57,7 +58,7 @@ class Stage:
             url = f"postgresql://{login}:{server.password}@/{PACKAGE}?host=127.0.0.1&port={server.port}\n"
             (self.secrets / secret).write_text(url)
         (self.secrets / "postgres_password").write_text(server.password)
-        (self.secrets / "app_secret_key").write_text("the first one, of 32 characters at least\n")
+        (self.secrets / "app_secret_key").write_text(f"{token_urlsafe(32)}\n")
         with (self.host.state / "host.env").open("a") as lines:
             for secret in (*users, "app_secret_key"):
                 lines.write(f"{secret.upper()}_FILE={self.secrets / secret}\n")
@@ -83,8 +84,8 @@ class Stage:
         assert len(chosen) > len(sections), "a section is not there any more"
         blocks = written("".join(chosen))
         assert blocks
-        self.followed |= set(blocks)
-        folder = PAGES.parents[1] if page == "deploy.md" else self.host.state.parent
+        FOLLOWED.update(blocks)
+        folder = PAGES.parents[1] if page == "deploy.md" else self.host.state.parents[1]
         done = subprocess.run(
             ["bash", "-eu", "-o", "pipefail", "-c", "".join(blocks)],
             cwd=folder,
@@ -112,18 +113,16 @@ class Stage:
         return tokens
 
 
-@pytest.fixture(scope="module")
-def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
-    folder = tmp_path_factory.mktemp("runbooks")
+@contextmanager
+def new_host(folder: Path, backups: str, key: x25519.Identity, smoke: Sequence[str]) -> Generator[Stage]:
+    """A host to which nothing was deployed, and its server."""
     server = Postgres(folder / "postgres", durable=False)
     server.start()
     try:
         with psycopg.connect(server.dsn("postgres"), autocommit=True) as connection:
             connection.execute(f"create database {PACKAGE}".encode())
-        stage = Stage(folder, server)
+        stage = Stage(folder, server, backups, key, smoke)
         try:
-            stage.host.deploy(stage.host.release("first"))
-            assert stage.ask("POST", "auth/signup", **SOMEBODY)[0] == 202
             yield stage
         finally:
             stage.host.stop()
@@ -131,10 +130,41 @@ def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
         server.stop()
 
 
+@pytest.fixture(scope="module")
+def key() -> x25519.Identity:
+    """What opens backups."""
+    return x25519.Identity.generate()
+
+
+@pytest.fixture(scope="module")
+def stage(key: x25519.Identity, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
+    """A host on which a release serves."""
+    folder, other = tmp_path_factory.mktemp("runbooks"), x25519.Identity.generate()
+    (folder / "backups").mkdir()
+    # While keys change, either one opens it.
+    backups = f"""\
+APP_BACKUP_URL={(folder / "backups").as_uri()}
+APP_BACKUP_RECIPIENTS={other.to_public()},{key.to_public()}
+"""
+    with new_host(folder, backups, key, SMOKE) as stage:
+        stage.host.deploy(stage.host.release("first"))
+        assert stage.ask("POST", "auth/signup", **SOMEBODY)[0] == 202
+        yield stage
+
+
 def test_there_are_places_to_look(stage: Stage) -> None:
-    said = stage.follow("alerts.md")
+    said = stage.follow("alerts.md", "Where to look", "Backups")
     assert "active" in said
-    assert list((stage.host.state.parents[2] / "backups").glob("*.json")), "a backup was made by hand"
+    assert len(list((stage.host.state.parents[2] / "backups").glob("*.json"))) == 2, "one was made by hand"
+
+
+def test_what_does_not_run_is_started(stage: Stage) -> None:
+    stage.host.stop()
+    with pytest.raises(httpx.ConnectError):
+        stage.sign_in()
+    said = stage.follow("alerts.md", "Readiness")
+    assert f"{image_of('first')} serves alone" in said
+    stage.sign_in()
 
 
 def test_a_signing_key_that_is_known_to_others_goes_at_once_and_sessions_stay(stage: Stage) -> None:
@@ -172,12 +202,16 @@ def test_the_passwords_of_the_database_change(stage: Stage) -> None:
 
 
 def test_a_new_certificate_is_served(stage: Stage) -> None:
-    new, old = stage.host.state / "new", (stage.host.state / "tls.crt").read_text()
+    new, old = stage.host.state / "renewed", (stage.host.state / "tls.crt").read_text()
+    new.mkdir()
     options = "req -x509 -newkey rsa:2048 -nodes -days 30 -subj /CN=localhost -addext subjectAltName=DNS:localhost"
     subprocess.run(
-        ["openssl", *options.split(), "-keyout", f"{new}.key", "-out", f"{new}.crt"], check=True, capture_output=True
+        ["openssl", *options.split(), "-keyout", new / "privkey.pem", "-out", new / "fullchain.pem"],
+        check=True,
+        capture_output=True,
     )
-    wanted = Path(f"{new}.crt").read_text()
+    wanted = (new / "fullchain.pem").read_text()
+    stage.environment["RENEWED_LINEAGE"] = str(new)
     stage.follow("keys.md", "The certificate")
     assert (stage.host.state / "tls.crt").read_text() == wanted != old
     deadline = time.monotonic() + 10
@@ -194,12 +228,26 @@ def test_what_was_lost_is_there_again_and_what_came_later_is_kept_beside_it(stag
     stage.follow("alerts.md", "Where to look", "Backups")
     late = SOMEBODY | {"email": "late@example.com"}
     assert stage.ask("POST", "auth/signup", **late)[0] == 202
-    stage.follow("restore.md")
+    stage.follow("restore.md", "Bring it back")
     stage.sign_in()
     assert stage.ask("POST", "auth/signin", **late)[0] == 401
     kept = re.sub(f"/{PACKAGE}[?]", f"/{PACKAGE}_before?", (stage.secrets / "migrator_database_url").read_text())
     with psycopg.connect(kept.strip()) as connection:
         assert connection.execute("select count(*) from chassis.accounts").fetchone() == (2 + len(SMOKE),)
+
+
+def test_on_a_new_host_users_find_what_the_old_one_had(stage: Stage, key: x25519.Identity, tmp_path: Path) -> None:
+    """With nothing of the old one but its backups, what gives access to them, and the key that opens them."""
+    stage.follow("alerts.md", "Where to look", "Backups")
+    tokens = stage.sign_in()
+    backups = (stage.host.state / "backup.env").read_text()
+    with new_host(tmp_path, backups, key, [f"new-{email}" for email in SMOKE]) as new:
+        new.follow("restore.md", "A new host")
+        new.host.deploy(new.host.release("first"))
+        assert new.ask("POST", "auth/signin", **SOMEBODY)[0] == 401, "its database is another one"
+        new.follow("restore.md", "Bring it back")
+        new.sign_in()
+        assert new.ask("GET", "auth/sessions", tokens["access_token"])[0] == 401
 
 
 def test_a_release_is_deployed_and_the_one_before_comes_back(stage: Stage) -> None:
@@ -209,6 +257,6 @@ def test_a_release_is_deployed_and_the_one_before_comes_back(stage: Stage) -> No
     assert stage.host.serving() == {"first": 20}
 
 
-def test_no_block_was_left_out(stage: Stage) -> None:
+def test_no_block_was_left_out() -> None:
     """By the tests above, all of them."""
-    assert stage.followed == {block for page in PAGES.glob("*.md") for block in written(page.read_text())}
+    assert FOLLOWED == {block for page in PAGES.glob("*.md") for block in written(page.read_text())}

@@ -166,8 +166,8 @@ def test_what_two_hosts_do_not_share_is_named(
     more = {"APP_ENVIRONMENT": "development", "APP_CORS_ORIGINS": "https://app.example.com"}
     hosts = {"test": host, "development": Host(tmp_path / "other", variables | more)}
     files = [str(tmp_path / name) for name in hosts]
-    for file, each in zip(files, hosts.values(), strict=True):
-        Path(file).write_text(each.run("parity", each.release("compared")).stdout)
+    for file, (name, each) in zip(files, hosts.items(), strict=True):
+        Path(file).write_text(each.run("parity", each.release("compared"), environment=name).stdout)
     assert main(["parity", *files]) == 1
     assert capsys.readouterr().out.splitlines() == ["development sets APP_CORS_ORIGINS and test does not"]
     assert main(["parity", files[0], files[0]]) == 0
@@ -235,6 +235,27 @@ def test_two_deployments_at_once_are_one(host: Host) -> None:
         assert (host.state.parent / "compose.yaml").stat() == before, "it is what the other one works with"
 
 
+def test_looking_after_a_host_waits_for_no_deployment(host: Host) -> None:
+    with (host.state / "lock").open() as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        before = (host.state.parent / "compose.yaml").stat()
+        assert re.search(r"^app-[123] \d+$", host.run("compose", "ps", "--all").stdout, re.MULTILINE)
+        assert '"APP_SMOKE_EMAILS"' in host.run("run", "migrate", "chassis", "parity").stdout
+        assert (host.state.parent / "compose.yaml").stat() == before, "it is not copied there"
+
+
+def test_the_host_of_another_environment_is_refused(variables: dict[str, str], tmp_path: Path) -> None:
+    host = Host(tmp_path, variables)
+    refused = host.run(image_of("first"), code=1, environment="staging").stderr
+    assert refused == "deploy: this host is that of test, and not of staging: each has a machine of its own\n"
+    assert [path.name for path in host.state.parent.iterdir()] == ["host"]
+    own = host.state / "host.env"
+    own.write_text(own.read_text().replace("APP_ENVIRONMENT=", "# "))  # so that variables.env says it, once it is there
+    for _ in range(2):
+        assert "that of production, and not of staging" in host.run("back", code=1, environment="staging").stderr
+    assert host.run("again", code=1, environment="production").stderr == "deploy: no release serves here yet\n"
+
+
 LACKS = {
     "version *": (
         "echo 'Cannot connect to the daemon' >&2; exit 1",
@@ -260,7 +281,9 @@ def test_nothing_is_copied_to_a_host_that_lacks_something(
     assert [path.name for path in host.state.parent.iterdir()] == ["host"]
 
 
-@pytest.mark.parametrize("command", ["bakc", "image:1.0", "name@sha256:abc", f"-x@sha256:{'0' * 64}", "parity"])
+@pytest.mark.parametrize(
+    "command", ["bakc", "image:1.0", "name@sha256:abc", f"-x@sha256:{'0' * 64}", "parity", "run", "compose"]
+)
 def test_what_is_neither_a_command_nor_an_image_with_its_digest_is_refused(
     variables: dict[str, str], tmp_path: Path, command: str
 ) -> None:
@@ -363,6 +386,13 @@ def test_the_database_is_killed_under_load_and_comes_back(host: Host, postgres: 
     assert sorted(reference for reference, *_ in sql(postgres, whole)) == sorted(each.reference for each in placed)
 
 
+DRILL = """\
+# HELP restore_drill_last_success_timestamp_seconds When a backup was last proved to restore.
+# TYPE restore_drill_last_success_timestamp_seconds gauge
+restore_drill_last_success_timestamp_seconds 1.7e+09
+"""
+
+
 def test_backups_are_made_a_day_after_the_last_one_that_worked(
     host: Host, variables: dict[str, str], tmp_path: Path
 ) -> None:
@@ -397,8 +427,10 @@ def test_backups_are_made_a_day_after_the_last_one_that_worked(
 
     kept.mkdir()
     assert not is_healthy()
-    turn()
+    assert "cannot be reached" not in turn(), "before the first drill the store has nothing of one"
     assert (backups(), is_healthy()) == (1, True)
+    assert not (metrics / "chassis_drill.prom").exists()
+    (kept / "drill.prom").write_text(f"{DRILL}backup_last_success_timestamp_seconds 9e+09\n")
     age(23)
     turn()
     assert backups() == 1, "a restart makes no backup more"
@@ -409,3 +441,5 @@ def test_backups_are_made_a_day_after_the_last_one_that_worked(
     assert not is_healthy(), "it shows"
     turn()
     assert (backups(), is_healthy()) == (2, True), "the next one is tried all the same"
+    found = (metrics / "chassis_drill.prom").read_text()
+    assert found == DRILL, "what the drill left there, and nothing that others could put beside it"

@@ -157,6 +157,8 @@ def _finish(settings: "Settings", store: Store, manifest: Manifest) -> None:
     )
     for gone in store.expire(settings.backup_keep, settings.backup_keep_days):
         tell("backup removed", f"Removed {gone}: it is too old, or was never finished.", backup=gone)
+    if settings.backup_metrics:
+        store.collect(settings.backup_metrics, "drill")  # which runs elsewhere, and cannot write here
 
 
 def _counted(pieces: Iterator[bytes], tally: Tally) -> Iterator[bytes]:

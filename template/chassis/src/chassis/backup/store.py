@@ -16,6 +16,7 @@ import obstore
 from obstore.exceptions import BaseError
 from obstore.store import LocalStore, from_url
 from prometheus_client import CollectorRegistry, Gauge, generate_latest, write_to_textfile
+from prometheus_client.parser import text_string_to_metric_families
 from pydantic import AwareDatetime, BaseModel, ValidationError
 
 from chassis.dev.database import state_folder
@@ -44,13 +45,18 @@ _CLOCKS_DIFFER = timedelta(minutes=5)
 """A dump without a manifest that is older than this is no longer being written."""
 
 _METRICS = {
-    "backup_last_success_timestamp_seconds": "When the snapshot of the latest backup was taken.",
-    "backup_duration_seconds": "How long the latest backup took.",
-    "backup_size_bytes": "What the latest backup takes in the store.",
-    "restore_drill_last_success_timestamp_seconds": "When a backup was last proved to restore.",
-    "restore_drill_rto_seconds": "Recovery time: from nothing to a service that passes its smoke test.",
-    "restore_drill_rpo_seconds": "Recovery point: what a loss at the time of the drill would have cost.",
+    "backup": {
+        "backup_last_success_timestamp_seconds": "When the snapshot of the latest backup was taken.",
+        "backup_duration_seconds": "How long the latest backup took.",
+        "backup_size_bytes": "What the latest backup takes in the store.",
+    },
+    "drill": {
+        "restore_drill_last_success_timestamp_seconds": "When a backup was last proved to restore.",
+        "restore_drill_rto_seconds": "Recovery time: from nothing to a service that passes its smoke test.",
+        "restore_drill_rpo_seconds": "Recovery point: what a loss at the time of the drill would have cost.",
+    },
 }
+"""What commands measure, by the name under which they publish it."""
 
 
 class Table(BaseModel):
@@ -216,15 +222,23 @@ class Store:
 
         A command is over before anyone scrapes it: a textfile collector, or whatever reads the object, keeps the value.
         """
-        registry = CollectorRegistry()
-        for metric, value in values.items():
-            Gauge(metric, _METRICS[metric], registry=registry).set(value)
-        self.put_text(f"{name}.prom", generate_latest(registry).decode())
+        gauges = _gauges(name, values)
+        self.put_text(f"{name}.prom", generate_latest(gauges).decode())
         if folder:
+            _write(folder, name, gauges)
+
+    def collect(self, folder: str, name: str) -> None:
+        """Write what was published under that name elsewhere into `folder`, if there is something.
+
+        Only the gauges of that name: node_exporter believes what it finds there, and others may write into the store.
+        """
+        with self._explained():
             try:
-                write_to_textfile(str(Path(folder) / f"chassis_{name}.prom"), registry)
-            except OSError as error:
-                raise Failure(f"APP_BACKUP_METRICS: cannot write to {folder}: {error.strerror}") from None
+                text = bytes(obstore.get(self._objects, f"{name}.prom").bytes()).decode()
+            except FileNotFoundError:
+                return
+            samples = [sample for family in text_string_to_metric_families(text) for sample in family.samples]
+        _write(folder, name, _gauges(name, {each.name: each.value for each in samples if each.name in _METRICS[name]}))
 
     def put_manifest(self, manifest: Manifest) -> None:
         """Make a backup of a dump that is stored."""
@@ -265,6 +279,20 @@ class Store:
         except (BaseError, OSError, ValueError) as error:
             reason = str(error).partition("\n")[0].strip()
             raise Failure(f"the backups in {self.url} cannot be reached: {reason}") from error
+
+
+def _gauges(name: str, values: Mapping[str, float]) -> CollectorRegistry:
+    gauges = CollectorRegistry()
+    for metric, value in values.items():
+        Gauge(metric, _METRICS[name][metric], registry=gauges).set(value)
+    return gauges
+
+
+def _write(folder: str, name: str, gauges: CollectorRegistry) -> None:
+    try:
+        write_to_textfile(str(Path(folder) / f"chassis_{name}.prom"), gauges)
+    except OSError as error:
+        raise Failure(f"APP_BACKUP_METRICS: cannot write to {folder}: {error.strerror}") from None
 
 
 def _is_name(name: str) -> bool:
