@@ -28,7 +28,10 @@ for role in ("AUTHOR", "COMMITTER"):
 
 
 # What takes minutes begins first, so that neither of the two processes is left alone with it at the end.
-LONGEST_FIRST = ("test_service.py", "test_terraform.py", "test_modules.py", "test_image.py", "test_monitoring.py")
+LONGEST_FIRST = (
+    *("test_modules.py", "test_service.py", "test_terraform.py", "test_runbooks.py", "test_deploy_aws.py"),
+    *("test_image.py", "test_monitoring.py"),
+)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -204,7 +204,7 @@ def run(*arguments, really=server.run):
 
 server.run = run
 """
-    before = host.serving()
+    before, in_force = host.serving(), host.state.parent / "variables.env"
     newer = tmp_path / "deploy"
     shutil.copytree(DEPLOY, newer)
     with (newer / "variables.env").open("a") as variables:
@@ -215,6 +215,10 @@ server.run = run
             said = host.deploy(host.release("fails-in-the-middle", knows_more + second_replica_fails), code=1)
             assert "serves in place" in said
             assert "serves alone again" in said
+            host.deploy(
+                host.release("fails-at-once", knows_more + "from chassis import server\nserver.run = None"), code=1
+            )
+            assert "APP_GREETING" not in in_force.read_text(), "for what restarts by itself"
             assert host.serving() == before
             host.deploy(host.release("knows-more", knows_more))
             assert host.serving() == {"knows-more": 20}
@@ -223,7 +227,7 @@ server.run = run
         host.checkout = DEPLOY
     assert host.serving() == before
     assert answers.keys() == {"good"}
-    assert "APP_GREETING" not in (host.state.parent / "variables.env").read_text(), "for what restarts by itself"
+    assert "APP_GREETING" not in in_force.read_text()
     assert len(list((host.state / "variables").iterdir())) == 2, "of the two that `back` goes between"
 
 
