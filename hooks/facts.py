@@ -83,12 +83,8 @@ def template_found(tree: Tree) -> Iterator[Problem]:
     source = tree.answers.get("_src_path")
     if not isinstance(source, str) or ":" in source or source.startswith(("/", "~")) or (tree.root / source).is_dir():
         return
-    for path, text in tree.texts.items():
-        for number, line in enumerate(text.splitlines(), 1):
-            if line.startswith("_src_path:"):
-                yield Problem(
-                    path, number, f"says {source!r}, which no update finds: copy from a URL or an absolute path"
-                )
+    for path, line, _ in tree.find(r"^_src_path:", ""):
+        yield Problem(path, line, f"says {source!r}, which no update finds: copy from a URL or an absolute path")
 
 
 def ports(tree: Tree) -> Iterator[Problem]:

@@ -10,9 +10,13 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+import threading
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
+from socketserver import BaseServer
 from typing import Any
 
 import yaml
@@ -226,6 +230,34 @@ def copy(repository: Repository, target: Path) -> Repository:
     shutil.copytree(repository.beside, target / "beside", ignore=shutil.ignore_patterns("home"))
     (target / "beside" / "home").mkdir()
     return Repository(target / "service", target / "beside")
+
+
+class Answering(BaseHTTPRequestHandler):
+    """What stands in for somebody's HTTP service: its methods `answer`, and nothing is printed.
+
+    A class of it names BaseHTTPRequestHandler too, by which ruff knows whose names do_GET and do_POST are.
+    """
+
+    def answer(self, body: bytes, status: int = 200) -> None:
+        self.send_response(status)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002  (as it is called there)
+        pass
+
+
+@contextmanager
+def served(server: BaseServer) -> Generator[None]:
+    """Have it answer for the length of the block."""
+    with server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        try:
+            yield
+        finally:
+            server.shutdown()
 
 
 def _script(path: Path, text: str) -> None:

@@ -1,20 +1,19 @@
 """The pipeline of a rendered service: what its linters say, how it is made, and what it does, run by act."""
 
-import http.server
 import json
 import re
 import shutil
 import subprocess
-import threading
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, cast
 
 import pytest
 import yaml
 from conftest import ROOT, copy_template
-from pipeline_support import DIGEST, IMAGE, Outcome, Repository, copy, prepare
+from pipeline_support import DIGEST, IMAGE, Answering, Outcome, Repository, copy, prepare, served
 
 WORKFLOWS = ("check.yml", "deliver.yml", "deploy.yml", "weekly.yml")
 HOST = {"DEPLOY_HOST": "deploy@host.example.com"}
@@ -388,22 +387,14 @@ class TestTheOrderOfReleases:
         subprocess.run(["git", "branch", "moved", history["first"]], cwd=mine.root, check=True)
         (mine.beside / "bin" / "curl").unlink()
 
-        class Version(http.server.BaseHTTPRequestHandler):
+        class Version(Answering, BaseHTTPRequestHandler):
             def do_GET(self) -> None:
-                content = body.replace("%s", history["second"]).encode() if self.path == "/version" else b""
-                self.send_response(200)
-                self.send_header("Content-Length", str(len(content)))
-                self.end_headers()
-                self.wfile.write(content)
+                self.answer(body.replace("%s", history["second"]).encode() if self.path == "/version" else b"")
 
-            def log_message(self, format: str, *args: object) -> None:  # noqa: A002  (as it is called there)
-                pass
-
-        with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Version) as server:
-            threading.Thread(target=server.serve_forever).start()
+        server = ThreadingHTTPServer(("127.0.0.1", 0), Version)
+        with served(server):
             where = {"ENVIRONMENT": "staging", "PUBLIC_URL": f"http://127.0.0.1:{server.server_port}"}
             run = mine.release("forward", GITHUB_SHA=history["first"], **where)
-            server.shutdown()
         assert run.code == 1
         assert ("which is newer than" if "%s" in body else "only main's newest") in run.output
 
@@ -669,29 +660,18 @@ class TestTheAuditOfTheLock:
     def known(self) -> Iterator[str]:
         found = {"id": "GHSA-planted", "modified": "2026-01-01T00:00:00Z"}
 
-        class Osv(http.server.BaseHTTPRequestHandler):
+        class Osv(Answering, BaseHTTPRequestHandler):
             def do_POST(self) -> None:
                 asked = json.loads(self.rfile.read(int(self.headers["content-length"])))["queries"]
                 results = [{"vulns": [found]} if one["package"]["name"] == "idna" else {} for one in asked]
-                self.answer({"results": results})
+                self.answer(json.dumps({"results": results}).encode())
 
             def do_GET(self) -> None:
-                self.answer({**found, "summary": "planted", "aliases": ["CVE-2026-1"]})
+                self.answer(json.dumps({**found, "summary": "planted", "aliases": ["CVE-2026-1"]}).encode())
 
-            def answer(self, body: object) -> None:
-                content = json.dumps(body).encode()
-                self.send_response(200)
-                self.send_header("Content-Length", str(len(content)))
-                self.end_headers()
-                self.wfile.write(content)
-
-            def log_message(self, format: str, *args: object) -> None:  # noqa: A002  (as it is called there)
-                pass
-
-        with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Osv) as server:
-            threading.Thread(target=server.serve_forever).start()
+        server = ThreadingHTTPServer(("127.0.0.1", 0), Osv)
+        with served(server):
             yield f"http://127.0.0.1:{server.server_port}"
-            server.shutdown()
 
     def test_a_planted_vulnerability_is_red_and_named(self, service: Repository):
         run = service.release("audit")

@@ -9,7 +9,6 @@ import os
 import re
 import subprocess
 import sys
-import threading
 from collections.abc import Generator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler
@@ -20,6 +19,7 @@ from typing import Any
 import pytest
 import yaml
 from conftest import Render, copy_template
+from pipeline_support import Answering, served
 from pythons import NEWEST, python
 from test_deploy_aws import DIGESTS, FIRST, SECOND, Account, moto
 from test_documentation import blocks
@@ -189,7 +189,7 @@ class TestOnGitHub:
         """What is asked of GitHub, which has the workflows of this project and lets them be run by hand."""
         asked: list[str] = []
 
-        class GitHub(BaseHTTPRequestHandler):
+        class GitHub(Answering, BaseHTTPRequestHandler):
             def do_GET(self) -> None:
                 asked.append(f"{self.command} {self.path}")
                 status = 404
@@ -201,31 +201,19 @@ class TestOnGitHub:
                     status, answer = 200, {"total_count": 0, "workflow_runs": list[Any]()}
                 elif self.path == "/repos/example-org/my-service":
                     status, answer = 200, {"name": "my-service", "default_branch": "main"}
-                self.answer(status, json.dumps(answer).encode())
+                self.answer(json.dumps(answer).encode(), status)
 
             def do_POST(self) -> None:
                 asked.append(f"{self.command} {self.path}")
                 body = self.rfile.read(int(self.headers["Content-Length"]))
                 if self.path == "/graphql":
                     repository = {"id": "1", "name": "my-service", "defaultBranchRef": {"name": "main"}}
-                    self.answer(200, json.dumps({"data": {"repository": repository}}).encode())
+                    self.answer(json.dumps({"data": {"repository": repository}}).encode())
                 else:
-                    self.answer(204 if json.loads(body)["ref"] == "main" else 422, b"")
+                    self.answer(b"", 204 if json.loads(body)["ref"] == "main" else 422)
 
-            def answer(self, status: int, body: bytes) -> None:
-                self.send_response(status)
-                self.send_header("Content-Type", "application/json")
-                self.send_header("Content-Length", str(len(body)))
-                self.end_headers()
-                self.wfile.write(body)
-
-            def address_string(self) -> str:
-                return "gh"
-
-        with UnixStreamServer(str(address), GitHub) as server:
-            threading.Thread(target=server.serve_forever, daemon=True).start()
+        with served(UnixStreamServer(str(address), GitHub)):
             yield asked
-            server.shutdown()
 
     def test_a_drill_is_started_by_hand(self, render: Render, tmp_path: Path):
         gh, project = program("gh"), render()
